@@ -1,0 +1,157 @@
+#pragma once
+
+// The client library that serving nodes link (libhadal.so): asynchronous, batch first.
+//
+// A submit never blocks on the network: it answers a RequestId, or InvalidArgument for a call that
+// is wrong by itself. The request then ends exactly once, by its deadline, with a status per key;
+// its end is signalled on event_fd() and fetched with wait() or drain(). A dead, frozen or slow
+// node is a per-key miss with its reason.
+//
+// Memory: the network writes only into the client's own registered staging slots. The caller's
+// pages are written by the decoder, after verification and never once the request has ended. Pages
+// of a put stay unchanged until the request has ended. Threads: any; the client owns "hadal-io" and
+// "hadal-codec<n>". No gRPC, no protobuf inside.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "common/block_key.h"
+#include "common/block_ops.h"
+#include "common/codec_spec.h"
+#include "common/kv_layout.h"
+#include "common/node_address.h"
+#include "kernels/codec.h"
+#include "transport/block_peer.h"
+
+namespace hadal {
+
+struct ClientConfig {
+  std::vector<NodeAddress> nodes;  // at least one
+  std::string transport = "auto";  // UCX transports: auto, tcp; or loopback:<network>, for tests
+  uint64_t staging_bytes = 128u << 20;  // registered memory for blocks in flight
+  int codec_threads = 1;
+  BlockPeerConfig peer;
+};
+
+// One kind of KV block that an engine stores, registered once.
+struct LayoutConfig {
+  KvLayout layout;
+  CodecSpec codec;
+  std::string model;        // fingerprint of weights, adapter and whatever else changes KV
+  std::string hash_scheme;  // how the engine chains block hashes
+  std::string tenant;
+  KeyShard shard;
+};
+using LayoutId = uint32_t;
+using RequestId = uint64_t;
+
+struct RequestOptions {
+  absl::Duration timeout = absl::Seconds(1);
+  bool no_store = false;  // a put ends at once, all keys Cancelled, nothing sent
+  bool no_load = false;   // a lookup or get ends at once, all keys misses, nothing sent
+  Precision least;        // get: less precise is a miss
+  uint32_t lease_ms = 0;  // lookup: pin what is found for this long
+};
+
+// A block's values: `pages` for a layout with a dtype, `opaque` for opaque bytes. Borrowed until
+// the request has ended, the pointer arrays inside pages too.
+struct BlockPut {
+  EngineHash hash;
+  KvPages pages;
+  absl::Span<const std::byte> opaque;
+  uint32_t token_count = 0;
+  uint64_t first_token_index = UINT64_MAX;  // 0 starts a sequence
+};
+
+struct BlockGet {
+  EngineHash hash;
+  KvPages pages;
+  absl::Span<std::byte> opaque;  // at least as large as the stored payload
+};
+
+// How one key of a request ended. Ok: found, stored (or was there already) or loaded. NotFound: a
+// miss. DeadlineExceeded, Unavailable, DataLoss, Cancelled, ResourceExhausted: a miss with its
+// reason.
+struct KeyResult {
+  absl::Status status;
+  Tier tier = Tier::none;
+  uint32_t encoded_bytes = 0;  // of the block as stored or served
+  uint64_t raw_bytes = 0;      // it decodes to; opaque: the payload's size
+  uint64_t wire_bytes = 0;     // payload that moved for this key in this request
+  Precision precision;
+  bool duplicate = false;   // put: already stored, no payload moved
+  bool non_finite = false;  // put: held NaN or infinity, stored raw
+};
+
+struct RequestResult {
+  RequestId id = 0;
+  std::vector<KeyResult> keys;   // as submitted
+  size_t prefix_blocks = 0;      // leading keys that are Ok
+  std::vector<uint64_t> leases;  // lookup with lease_ms: one a node that pinned, 0 where none
+};
+
+struct ClientStats {
+  uint64_t keys_looked_up = 0, keys_found = 0;
+  uint64_t keys_put = 0, keys_put_duplicate = 0, keys_put_failed = 0, keys_non_finite = 0;
+  uint64_t keys_got = 0, keys_missed = 0;
+  uint64_t misses_deadline = 0, misses_unavailable = 0, misses_data_loss = 0;
+  uint64_t wire_bytes_put = 0, wire_bytes_get = 0;
+  uint64_t raw_bytes_put = 0, raw_bytes_get = 0;
+};
+
+class Client {
+ public:
+  // Starts threads and connecting; does not wait for nodes. InvalidArgument names the setting.
+  static absl::StatusOr<std::unique_ptr<Client>> create(const ClientConfig& config);
+  virtual ~Client() = default;
+
+  virtual absl::StatusOr<LayoutId> register_layout(const LayoutConfig& config) = 0;
+
+  virtual absl::StatusOr<RequestId> lookup(LayoutId layout, absl::Span<const EngineHash> hashes,
+                                           const RequestOptions& options) = 0;
+  virtual absl::StatusOr<RequestId> put(LayoutId layout, absl::Span<const BlockPut> blocks,
+                                        const RequestOptions& options) = 0;
+  virtual absl::StatusOr<RequestId> get(LayoutId layout, absl::Span<const BlockGet> blocks,
+                                        const RequestOptions& options) = 0;
+
+  // Waits for one request and hands out its result, once. NotFound: no such request, or its result
+  // was handed out. Returns by the request's own deadline plus the time to finish the block being
+  // decoded.
+  virtual absl::StatusOr<RequestResult> wait(RequestId request) = 0;
+
+  // Results of all requests that have ended and were not handed out. Never blocks.
+  virtual std::vector<RequestResult> drain() = 0;
+
+  // Readable while a result waits for drain. Owned by the client.
+  virtual int event_fd() const = 0;
+
+  // Ends a request: keys that have not ended become Cancelled. Its result still comes.
+  virtual void cancel(RequestId request) = 0;
+
+  // The engine found what a get delivered to be wrong: the node checks the block and drops it if
+  // damaged.
+  virtual void report_bad(LayoutId layout, const EngineHash& hash) = 0;
+
+  // Gives a lookup's leases back early.
+  virtual void release(const RequestResult& lookup) = 0;
+
+  virtual ClientStats stats() const = 0;
+
+  // Per configured node: how its connection is, for people.
+  struct NodeStatus {
+    NodeAddress node;
+    PeerState state;
+    std::string last_error;
+  };
+  virtual std::vector<NodeStatus> nodes() const = 0;
+
+  // What carries the bytes, as Transport::description.
+  virtual std::string transport_description() const = 0;
+};
+
+}  // namespace hadal

@@ -1,0 +1,84 @@
+#pragma once
+
+// What is asked of a store and what it answers, shared by transport (which ships these), storage
+// (which answers them) and client. Plain values, no behaviour.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "common/block_key.h"
+#include "common/codec_spec.h"
+
+namespace hadal {
+
+enum class Tier : uint8_t { none = 0, hbm = 1, dram = 2, nvme = 3 };
+
+constexpr absl::string_view tier_name(Tier tier) {
+  constexpr absl::string_view kNames[] = {"none", "hbm", "dram", "nvme"};
+  return kNames[static_cast<uint8_t>(tier)];
+}
+
+enum class BlockState : uint8_t { absent = 0, present = 1, being_written = 2 };
+
+// One key of a lookup's answer. Absent is an answer, not an error.
+struct KeyAnswer {
+  BlockState state = BlockState::absent;
+  Tier tier = Tier::none;  // fastest tier that holds it
+  uint32_t bytes = 0;      // of the encoded block as stored, without dropped planes
+  uint8_t dropped_planes = 0;
+  Precision precision;
+  uint64_t generation = 0;  // changes when the block is replaced; 0 is never used
+};
+
+struct LookupOptions {
+  // Pin what is present under a lease of this length; 0 pins nothing.
+  uint32_t lease_ms = 0;
+};
+
+struct LookupAnswer {
+  std::vector<KeyAnswer> keys;  // as asked
+  uint64_t lease = 0;           // 0: nothing was pinned
+};
+
+// What a put announces before any payload moves.
+struct PutOffer {
+  BlockKey key;
+  uint32_t bytes = 0;  // of the encoded block, without dropped planes
+  uint8_t dropped_planes = 0;
+  Precision precision;
+  uint64_t layout_hash = 0;
+  uint64_t first_token_index = UINT64_MAX;
+  uint64_t token_digest = 0;  // of the token ids, 0 where unknown
+  BlockKey parent;            // all zero where unknown
+};
+
+struct ReadRequest {
+  BlockKey key;
+  Precision least;         // precision below this is a miss
+  uint32_t max_bytes = 0;  // of the receiver's buffer; planes above the floor are left out to fit
+};
+
+// A stored block on its way out. `hold` keeps the bytes in place until the last copy is destroyed;
+// a send in flight keeps one.
+struct StoredBlock {
+  absl::Span<const std::byte> bytes;
+  uint8_t dropped_planes = 0;
+  Precision precision;
+  Tier tier = Tier::none;  // where it was served from
+  uint64_t generation = 0;
+  std::shared_ptr<const void> hold;
+};
+
+// Room for one incoming block. Destroying the last copy of `hold` before commit gives it back.
+struct PutSlot {
+  absl::Span<std::byte> bytes;
+  uint64_t ticket = 0;
+  std::shared_ptr<void> hold;
+};
+
+}  // namespace hadal

@@ -1,0 +1,114 @@
+#pragma once
+
+// The store's face: a DRAM tier over a slab given by the caller, over an NVMe tier. Bytes are
+// opaque but for the block header, which says where planes may be dropped. The store never decodes.
+//
+// Threads: any. lookup, reserve, commit and a read from DRAM never block on I/O; a read from NVMe
+// is answered by a storage thread. Threads owned: "hadal-nvme-w" (write-behind), "hadal-nvme-r<n>".
+// Errors: a miss is NotFound. Counters are in stats().
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "common/block_ops.h"
+#include "common/clock.h"
+
+namespace hadal {
+
+struct NvmeConfig {
+  std::string path;             // empty: no NVMe tier
+  uint64_t capacity_bytes = 0;  // hard bound of what the directory holds
+  uint64_t memtable_bytes = 256u << 20;
+  absl::Duration flush_interval = absl::Seconds(2);
+  uint64_t queue_max_bytes =
+      512u << 20;  // write-behind; beyond it demotions are dropped and counted
+  int reader_threads = 2;
+  double free_space_min_fraction = 0.05;  // of the file system: below it nothing is offloaded
+};
+
+struct TieredStoreConfig {
+  double high_watermark = 0.95;  // of the slab: eviction starts above
+  double low_watermark = 0.85;   // and goes down to
+  double pinned_max_fraction =
+      0.5;  // of the slab that leases may pin; a lookup beyond pins nothing
+  uint64_t index_max_blocks = 1u << 20;  // fixed capacity of the index
+  NvmeConfig nvme;
+};
+
+struct TierStats {
+  Tier tier = Tier::none;
+  uint64_t capacity_bytes = 0;
+  uint64_t used_bytes = 0;     // slab bytes handed out, or file bytes
+  uint64_t encoded_bytes = 0;  // of blocks, without rounding
+  uint64_t blocks = 0;
+  uint64_t hits = 0;
+  uint64_t evicted_blocks = 0;
+};
+
+struct StoreStats {
+  std::vector<TierStats> tiers;
+  uint64_t lookups = 0, lookup_keys = 0, lookup_hits = 0;
+  uint64_t puts_stored = 0, puts_duplicate = 0, puts_refused = 0;
+  uint64_t reads = 0, read_misses = 0;
+  uint64_t bad_blocks = 0;  // found damaged and dropped
+  uint64_t stored_raw_blocks_non_finite = 0;
+  uint64_t raw_bytes = 0;      // what the blocks put so far encode
+  uint64_t encoded_bytes = 0;  // what they were encoded to
+  uint64_t pinned_bytes = 0;
+  uint64_t nvme_queue_bytes = 0, nvme_dropped_blocks = 0, nvme_write_errors = 0;
+  uint64_t persisted_blocks = 0;  // survive kill -9
+  uint64_t recovered_blocks = 0;  // found at start
+  uint64_t recovery_lost = 0;     // 1 where the directory was corrupt and had to start empty
+  absl::Duration oldest_unpersisted_age;  // 0 where all is persisted
+};
+
+// One block for people: hadalctl blocks.
+struct BlockListing {
+  BlockKey key;
+  KeyAnswer answer;
+  bool persisted = false;
+  uint32_t pins = 0;
+};
+
+class TieredStore {
+ public:
+  // `slab` is borrowed, registered by the caller and outlives the store. Recovers the NVMe tier's
+  // index. Errors say what, where and what to do: InvalidArgument (config), PermissionDenied or
+  // NotFound (directory), FailedPrecondition (directory of another format version).
+  static absl::StatusOr<std::unique_ptr<TieredStore>> open(const TieredStoreConfig& config,
+                                                           absl::Span<std::byte> slab,
+                                                           const Clock& clock);
+  virtual ~TieredStore() = default;
+
+  // See BlockHandler (transport/block_server.h) for the meaning of these six.
+  virtual LookupAnswer lookup(absl::Span<const BlockKey> keys, const LookupOptions& options) = 0;
+  virtual void release(uint64_t lease) = 0;
+  virtual absl::StatusOr<PutSlot> reserve(const PutOffer& offer) = 0;
+  virtual absl::Status commit(uint64_t ticket) = 0;
+  virtual void read(const ReadRequest& request,
+                    std::function<void(absl::StatusOr<StoredBlock>)> reply) = 0;
+  virtual bool report_bad(const BlockKey& key, uint64_t generation) = 0;
+
+  // Drops blocks from every tier unless pinned; answers how many went. Empty span: all.
+  virtual uint64_t evict(absl::Span<const BlockKey> keys) = 0;
+
+  // Drops the next planes of a block in DRAM down to `least`, freeing their extents.
+  // FailedPrecondition below the block's floor or while it is read.
+  virtual absl::Status drop_planes(const BlockKey& key, const Precision& least) = 0;
+
+  virtual std::vector<BlockListing> list(size_t at_most) const = 0;
+
+  // Writes what DRAM holds and NVMe does not, and flushes, until done or the time is up. Answers
+  // the blocks that are persisted afterwards.
+  virtual absl::StatusOr<uint64_t> flush(absl::Duration at_most) = 0;
+
+  virtual StoreStats stats() const = 0;
+};
+
+}  // namespace hadal
