@@ -1,0 +1,125 @@
+#include "client/llama/quality.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+
+namespace hadal {
+namespace {
+
+double log_sum_exp(absl::Span<const float> logits) {
+  const double top = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (float logit : logits) sum += std::exp(logit - top);
+  return top + std::log(sum);
+}
+
+double kl_divergence(absl::Span<const float> p, absl::Span<const float> q) {
+  const double p_norm = log_sum_exp(p);
+  const double q_norm = log_sum_exp(q);
+  double kl = 0;
+  for (size_t i = 0; i < p.size(); ++i) {
+    const double log_p = p[i] - p_norm;
+    kl += std::exp(log_p) * (log_p - (q[i] - q_norm));
+  }
+  return kl;
+}
+
+size_t top(absl::Span<const float> logits) {
+  return static_cast<size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+void compare(const std::vector<float>& without, const std::vector<float>& with, size_t vocabulary,
+             QualityReport& report) {
+  const size_t rows = without.size() / vocabulary;
+  for (size_t row = 0; row < rows; ++row) {
+    const auto p = absl::MakeConstSpan(without).subspan(row * vocabulary, vocabulary);
+    const auto q = absl::MakeConstSpan(with).subspan(row * vocabulary, vocabulary);
+    report.mean_kl += kl_divergence(p, q);
+    report.same_top_token += top(p) == top(q);
+  }
+  report.tokens += rows;
+  report.bit_identical = report.bit_identical && without.size() == with.size() &&
+                         std::memcmp(without.data(), with.data(), without.size() * 4) == 0;
+}
+
+struct CaseTokens {
+  Tokens prefix, continued;
+};
+
+absl::StatusOr<CaseTokens> cut(const LlamaEngine& engine, const QualityCase& quality_case) {
+  const Tokens tokens = engine.tokenize_plain(quality_case.text);
+  const size_t wanted = quality_case.prefix_tokens + quality_case.continued_tokens;
+  if (tokens.size() < wanted) {
+    return absl::InvalidArgumentError(absl::StrCat("text has ", tokens.size(), " tokens; ", wanted,
+                                                   " are needed; give a longer one"));
+  }
+  const auto middle = tokens.begin() + quality_case.prefix_tokens;
+  return CaseTokens{Tokens(tokens.begin(), middle),
+                    Tokens(middle, middle + quality_case.continued_tokens)};
+}
+
+struct Bench {
+  LlamaEngine& engine;
+  PrefixCache& cache;
+  bool against_own_restore;
+};
+
+absl::Status measure_case(const Bench& bench, const CaseTokens& tokens, QualityReport& report) {
+  auto& [engine, cache, against_own_restore] = bench;
+  engine.clear();
+  absl::Status status = engine.append(tokens.prefix, nullptr);
+  if (!status.ok()) return status;
+  std::vector<std::byte> blob = engine.save();
+  if (against_own_restore) {
+    engine.clear();
+    status = engine.restore(blob);
+    if (!status.ok()) return status;
+  }
+  std::vector<float> without;
+  status = engine.append(tokens.continued, &without);
+  if (!status.ok()) return status;
+
+  absl::StatusOr<TransferReport> put = cache.put(tokens.prefix, absl::MakeSpan(blob));
+  if (!put.ok()) return put.status();
+  TransferReport got;
+  absl::StatusOr<std::vector<std::byte>> restored = cache.get(tokens.prefix, got);
+  if (!restored.ok()) return restored.status();
+  if (got.tokens != tokens.prefix.size()) {
+    return absl::UnavailableError(absl::StrCat("only ", got.tokens, " of ", tokens.prefix.size(),
+                                               " tokens came back: ", put->first_failure, " ",
+                                               got.first_failure));
+  }
+  engine.clear();
+  status = engine.restore(*restored);
+  if (!status.ok()) return status;
+  std::vector<float> with;
+  status = engine.append(tokens.continued, &with);
+  if (!status.ok()) return status;
+  compare(without, with, engine.vocabulary_size(), report);
+  report.raw_bytes += got.raw_bytes;
+  report.encoded_bytes += got.encoded_bytes;
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<QualityReport> measure_quality(LlamaEngine& engine, PrefixCache& cache,
+                                              const std::vector<QualityCase>& cases,
+                                              bool against_own_restore) {
+  QualityReport report;
+  for (const QualityCase& quality_case : cases) {
+    absl::StatusOr<CaseTokens> tokens = cut(engine, quality_case);
+    if (!tokens.ok()) return tokens.status();
+    absl::Status status = measure_case({engine, cache, against_own_restore}, *tokens, report);
+    if (!status.ok()) return status;
+  }
+  if (report.tokens == 0) return absl::InvalidArgumentError("no quality cases were given");
+  report.mean_kl /= static_cast<double>(report.tokens);
+  report.same_top_token /= static_cast<double>(report.tokens);
+  return report;
+}
+
+}  // namespace hadal

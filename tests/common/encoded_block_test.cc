@@ -1,0 +1,204 @@
+#include "common/encoded_block.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "common/block_plan.h"
+#include "common/limits.h"
+
+namespace hadal {
+namespace {
+
+KvLayout smollm2() {
+  KvLayout layout;
+  layout.layer_count = 30;
+  layout.kv_head_count = 3;
+  layout.key_head_dim = layout.value_head_dim = 64;
+  layout.block_tokens = 64;
+  return layout;
+}
+
+BlockPlan plan_of(const KvLayout& layout, const char* codec, uint32_t tokens) {
+  const CodecSpec spec = *parse_codec(codec);
+  return *BlockPlan::make(layout, spec, {tokens, std::min<uint16_t>(spec.exact_tokens, tokens), 0});
+}
+
+std::vector<std::byte> sealed(const BlockPlan& plan, const BlockKey& key) {
+  std::vector<std::byte> block(plan.total_bytes());
+  std::mt19937 random(1);
+  for (std::byte& byte : block) byte = static_cast<std::byte>(random());
+  BlockIdentity identity;
+  identity.key = key;
+  plan.write_header(identity, 0, absl::MakeSpan(block));
+  seal_block(absl::MakeSpan(block));
+  return block;
+}
+
+TEST(BlockPlan, CellsOfTheDefaultPresetAreLargeEnoughAndInDropOrder) {
+  const BlockPlan plan = plan_of(smollm2(), "k5v4", 64);
+  EXPECT_EQ(plan.layer_group_count(), 2);
+  for (const CellEntry& cell : plan.cells()) EXPECT_GE(cell.bytes, limits::kCellMinBytes);
+  const auto block = sealed(plan, {});
+  const auto parsed = EncodedBlock::parse(block, 0);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  const BlockExtents extents = block_extents(*parsed);
+  // K4, then V3, then K3, as decisions say; the floor K4V3 allows two steps.
+  EXPECT_EQ(extents.precision[1], (Precision{4, 4}));
+  EXPECT_EQ(extents.precision[2], (Precision{4, 3}));
+  EXPECT_EQ(extents.precision[3], (Precision{3, 3}));
+  EXPECT_EQ(extents.floor_drops, 2);
+  EXPECT_EQ(extents.prefix_bytes[0], block.size());
+}
+
+// The first block of a sequence pays for its exact tokens; a prompt of 32 blocks must still be
+// above.
+TEST(BlockPlan, StoredRatioOfTheDefaultPresetIsAboveThreePointTwo) {
+  const uint64_t first = plan_of(smollm2(), "k5v4", 64).total_bytes();
+  const uint64_t later =
+      BlockPlan::make(smollm2(), *parse_codec("k5v4"), {64, 0, 0})->total_bytes();
+  EXPECT_GT(first, later);
+  EXPECT_GT(32.0 * double(smollm2().raw_bytes(64)) / double(first + 31 * later), 3.2);
+}
+
+TEST(BlockPlan, CellsNeverOverlapForAnyLayout) {
+  for (const char* codec : {"raw", "k1v1", "k5v4", "k3v8", "k8v8"}) {
+    for (uint16_t head_dim : {64, 80, 96, 112, 128, 192, 256}) {
+      for (uint16_t layers : {1, 2, 7, 61}) {
+        for (uint32_t tokens : {1u, 3u, 64u}) {
+          KvLayout layout = smollm2();
+          layout.layer_count = layers;
+          layout.key_head_dim = head_dim;
+          const BlockPlan plan = plan_of(layout, codec, tokens);
+          uint64_t end = sizeof(BlockHeader) + plan.cells().size() * sizeof(CellEntry);
+          std::set<uint32_t> ids;
+          for (const CellEntry& cell : plan.cells()) {
+            EXPECT_GE(cell.offset, end);
+            EXPECT_EQ(cell.offset % limits::kCellAlignBytes, 0u);
+            end = cell.offset + cell.bytes;
+            EXPECT_TRUE(ids.insert(cell.id()).second);
+          }
+          EXPECT_GE(plan.total_bytes(), end);
+          EXPECT_EQ(plan.group_end(plan.layer_group_count() - 1), layers);
+        }
+      }
+    }
+  }
+}
+
+TEST(BlockPlan, RefusesByName) {
+  const auto said = [](const absl::StatusOr<BlockPlan>& plan) {
+    EXPECT_EQ(plan.status().code(), absl::StatusCode::kInvalidArgument);
+    return std::string(plan.status().message());
+  };
+  const CodecSpec codec = *parse_codec("k5v4");
+  EXPECT_THAT(said(BlockPlan::make(smollm2(), codec, {0, 0, 0})), testing::HasSubstr("0 tokens"));
+  EXPECT_THAT(said(BlockPlan::make(smollm2(), codec, {65, 0, 0})), testing::HasSubstr("65 tokens"));
+  KvLayout huge = smollm2();
+  huge.layer_count = 1024;
+  huge.kv_head_count = 1024;
+  EXPECT_THAT(said(BlockPlan::make(huge, codec, {64, 0, 0})), testing::HasSubstr("2147483647"));
+  KvLayout odd = smollm2();
+  odd.key_head_dim = 72;
+  EXPECT_THAT(said(BlockPlan::make(odd, codec, {64, 0, 0})), testing::HasSubstr("multiple of 16"));
+  KvLayout opaque;
+  opaque.dtype = DType::opaque;
+  const CodecSpec raw = *parse_codec("raw");
+  EXPECT_THAT(said(BlockPlan::make(opaque, raw, {0, 0, 0})), testing::HasSubstr("0 bytes"));
+  EXPECT_THAT(said(BlockPlan::make(opaque, raw, {0, 0, uint64_t{1} << 32})),
+              testing::HasSubstr("4294967296"));
+  EXPECT_THAT(said(BlockPlan::make(opaque, codec, {0, 0, 100})), testing::HasSubstr("raw"));
+}
+
+TEST(EncodedBlock, EveryPrefixAtADropStepParsesAndVerifies) {
+  const auto block = sealed(plan_of(smollm2(), "k5v4", 13), {});
+  const BlockExtents extents = block_extents(*EncodedBlock::parse(block, 0));
+  for (size_t dropped = 0; dropped < extents.prefix_bytes.size(); ++dropped) {
+    const auto prefix = absl::MakeConstSpan(block).subspan(0, extents.prefix_bytes[dropped]);
+    const auto parsed = EncodedBlock::parse(prefix, static_cast<int>(dropped));
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_TRUE(parsed->verify_cells().ok());
+    EXPECT_EQ(parsed->precision(), extents.precision[dropped]);
+  }
+}
+
+TEST(EncodedBlock, AnyFlippedByteOfHeaderOrTableIsSeen) {
+  auto block = sealed(plan_of(smollm2(), "k2v2", 2), {});
+  const size_t table_end =
+      sizeof(BlockHeader) + EncodedBlock::parse(block, 0)->cells().size() * sizeof(CellEntry);
+  for (size_t i = 0; i < table_end; ++i) {
+    block[i] ^= std::byte{0x40};
+    EXPECT_FALSE(EncodedBlock::parse(block, 0).ok()) << i;
+    block[i] ^= std::byte{0x40};
+  }
+}
+
+TEST(EncodedBlock, AnyFlippedByteOfACellIsSeen) {
+  auto block = sealed(plan_of(smollm2(), "k2v2", 1), {});
+  const auto parsed = EncodedBlock::parse(block, 0);
+  for (const CellEntry& cell : parsed->cells()) {
+    for (size_t i = cell.offset; i < cell.offset + cell.bytes; i += 61) {
+      block[i] ^= std::byte{1};
+      EXPECT_EQ(parsed->verify_cells().code(), absl::StatusCode::kDataLoss);
+      block[i] ^= std::byte{1};
+    }
+  }
+  EXPECT_TRUE(parsed->verify_cells().ok());
+}
+
+TEST(EncodedBlock, AnyTruncationIsSeen) {
+  const auto block = sealed(plan_of(smollm2(), "k3v2", 1), {});
+  for (size_t size = 0; size < block.size(); size += 7) {
+    EXPECT_FALSE(EncodedBlock::parse(absl::MakeConstSpan(block).subspan(0, size), 0).ok()) << size;
+  }
+}
+
+TEST(EncodedBlock, OtherVersionsAreRefusedByNumber) {
+  auto block = sealed(plan_of(smollm2(), "k3v2", 1), {});
+  const uint16_t version = 2;
+  std::memcpy(block.data() + offsetof(BlockHeader, version), &version, sizeof(version));
+  seal_block(absl::MakeSpan(block));
+  const auto parsed = EncodedBlock::parse(block, 0);
+  EXPECT_EQ(parsed.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(parsed.status().message()), testing::HasSubstr("version 2"));
+}
+
+// A faulty writer can seal nonsense: fields that contradict the table are refused all the same.
+TEST(EncodedBlock, SealedNonsenseIsRefused) {
+  const auto block = sealed(plan_of(smollm2(), "k5v4", 8), {});
+  std::mt19937 random(3);
+  for (int round = 0; round < 3000; ++round) {
+    auto other = block;
+    const size_t at = 8 + random() % 40;  // codec to block_tokens, the fields that shape the table
+    const std::byte value = static_cast<std::byte>(random());
+    if (other[at] == value) continue;
+    other[at] = value;
+    BlockHeader header;
+    std::memcpy(&header, other.data(), sizeof(header));
+    if (sizeof(BlockHeader) + header.cell_count * sizeof(CellEntry) > other.size()) continue;
+    if (header.cell_count > EncodedBlock::parse(block, 0)->cells().size()) continue;
+    seal_block(absl::MakeSpan(other));
+    const auto parsed = EncodedBlock::parse(other, 0);
+    if (parsed.ok()) {
+      EXPECT_EQ(parsed->cells().size(), header.cell_count) << at;
+    }
+  }
+}
+
+TEST(EncodedBlock, AnotherKeyOrLayoutIsRefused) {
+  BlockKey key;
+  key.bytes[3] = 9;
+  const auto block = sealed(plan_of(smollm2(), "k5v4", 8), key);
+  const auto parsed = EncodedBlock::parse(block, 0);
+  EXPECT_TRUE(parsed->expect(key, smollm2().hash()).ok());
+  EXPECT_EQ(parsed->expect({}, smollm2().hash()).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(parsed->expect(key, 1).code(), absl::StatusCode::kFailedPrecondition);
+}
+
+}  // namespace
+}  // namespace hadal
