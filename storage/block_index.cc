@@ -1,0 +1,516 @@
+#include "storage/block_index.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/hash/hash.h"
+
+namespace hadal {
+namespace {
+
+constexpr uint32_t kNone = UINT32_MAX;
+constexpr uint64_t kShardsMax = 32;
+constexpr uint64_t kBlocksPerShardMin = 1024;
+
+enum ListId : uint8_t { kDramList = 0, kNvmeList = 1, kNoList = 2 };
+
+}  // namespace
+
+struct BlockIndex::Entry {
+  BlockKey key;
+  uint64_t birth = 0;
+  uint64_t tick = 0;        // of the last touch
+  uint64_t generation = 0;  // 0: nothing published yet
+  uint64_t layout_hash = 0;
+  uint32_t flags = 0;
+  uint32_t pins = 0;
+  std::shared_ptr<DramBlock> dram;
+  NvmeRecord nvme;  // ordinal 0: none
+  bool persisted = false;
+  bool writing = false;
+  bool offered = false;  // to NVMe since it was last stored there
+  ListId list = kNoList;
+  uint32_t chain = kNone;
+  uint32_t newer = kNone;
+  uint32_t older = kNone;
+
+  bool present() const { return generation != 0; }
+
+  KeyAnswer answer() const {
+    KeyAnswer answer;
+    if (!present()) {
+      answer.state = BlockState::being_written;
+      return answer;
+    }
+    answer.state = BlockState::present;
+    answer.generation = generation;
+    if (dram != nullptr) {
+      answer.tier = Tier::dram;
+      answer.bytes = dram->size_bytes();
+      answer.dropped_planes = dram->dropped_planes;
+      answer.precision = dram->precision;
+    } else {
+      answer.tier = Tier::nvme;
+      answer.bytes = nvme.bytes;
+      answer.dropped_planes = nvme.dropped_planes;
+      answer.precision = nvme.precision;
+    }
+    return answer;
+  }
+};
+
+struct BlockIndex::Shard {
+  struct List {
+    uint32_t newest = kNone;
+    uint32_t oldest = kNone;
+  };
+
+  mutable std::mutex mutex;
+  uint64_t capacity = 0;
+  std::vector<Entry> entries;  // reserved to capacity: never moves
+  std::vector<uint32_t> free;
+  std::vector<uint32_t> buckets;
+  std::array<List, 2> lists;
+  IndexCounts counts;
+  std::atomic<uint64_t> oldest_tick{UINT64_MAX};  // of the DRAM list
+
+  uint32_t& bucket(const BlockKey& key) {
+    return buckets[(absl::Hash<BlockKey>{}(key) >> 8) & (buckets.size() - 1)];
+  }
+
+  Entry* find(const BlockKey& key) {
+    for (uint32_t at = bucket(key); at != kNone; at = entries[at].chain) {
+      if (entries[at].key == key) return &entries[at];
+    }
+    return nullptr;
+  }
+
+  uint32_t number(const Entry& entry) const {
+    return static_cast<uint32_t>(&entry - entries.data());
+  }
+
+  void note_oldest() {
+    const uint32_t oldest = lists[kDramList].oldest;
+    oldest_tick.store(oldest == kNone ? UINT64_MAX : entries[oldest].tick,
+                      std::memory_order_relaxed);
+  }
+
+  void unlink(Entry& entry) {
+    if (entry.list == kNoList) return;
+    List& list = lists[entry.list];
+    (entry.newer == kNone ? list.newest : entries[entry.newer].older) = entry.older;
+    (entry.older == kNone ? list.oldest : entries[entry.older].newer) = entry.newer;
+    entry.newer = entry.older = kNone;
+    entry.list = kNoList;
+    note_oldest();
+  }
+
+  // To the newest end of the list of the tier it is in.
+  void touch(Entry& entry, uint64_t tick) {
+    unlink(entry);
+    entry.tick = tick;
+    if (!entry.present()) return;
+    entry.list = entry.dram != nullptr ? kDramList : kNvmeList;
+    List& list = lists[entry.list];
+    entry.older = list.newest;
+    if (list.newest != kNone) entries[list.newest].newer = number(entry);
+    list.newest = number(entry);
+    if (list.oldest == kNone) list.oldest = number(entry);
+    note_oldest();
+  }
+
+  void set_dram(Entry& entry, std::shared_ptr<DramBlock> block) {
+    if (entry.dram != nullptr) {
+      --counts.dram_blocks;
+      counts.dram_bytes -= entry.dram->size_bytes();
+      if (entry.pins > 0) counts.pinned_bytes -= entry.dram->slab_bytes();
+    }
+    entry.dram = std::move(block);
+    if (entry.dram != nullptr) {
+      ++counts.dram_blocks;
+      counts.dram_bytes += entry.dram->size_bytes();
+      if (entry.pins > 0) counts.pinned_bytes += entry.dram->slab_bytes();
+    }
+  }
+
+  void set_nvme(Entry& entry, const NvmeRecord& record) {
+    if (entry.nvme.ordinal != 0) {
+      --counts.nvme_blocks;
+      counts.nvme_bytes -= entry.nvme.bytes;
+      if (entry.persisted) --counts.persisted_blocks;
+    }
+    entry.nvme = record;
+    entry.persisted = false;
+    if (record.ordinal != 0) {
+      ++counts.nvme_blocks;
+      counts.nvme_bytes += record.bytes;
+      entry.offered = false;
+    }
+  }
+
+  void erase(Entry& entry) {
+    set_dram(entry, nullptr);
+    set_nvme(entry, {});
+    unlink(entry);
+    uint32_t* at = &bucket(entry.key);
+    while (*at != number(entry)) at = &entries[*at].chain;
+    *at = entry.chain;
+    free.push_back(number(entry));
+    entry = Entry();
+  }
+
+  // Leaves the entry of a key that a put is writing, without what it had.
+  void clear(Entry& entry) {
+    if (!entry.writing) return erase(entry);
+    set_dram(entry, nullptr);
+    set_nvme(entry, {});
+    entry.generation = 0;
+    unlink(entry);
+  }
+
+  // Room for one more entry: the oldest unpinned block of NVMe alone is forgotten, else of DRAM.
+  // Its NVMe copy is found again only by a restart, and replaced by the next put of its key.
+  void make_room() {
+    for (ListId id : {kNvmeList, kDramList}) {
+      uint32_t at = lists[id].oldest;
+      for (int i = 0; i < 8 && at != kNone; ++i, at = entries[at].newer) {
+        Entry& entry = entries[at];
+        if (entry.pins > 0 || entry.writing) continue;
+        if (entry.dram != nullptr && entry.dram->in_use()) continue;
+        return erase(entry);
+      }
+    }
+  }
+
+  Entry* add(const BlockKey& key, uint64_t birth) {
+    uint32_t at = kNone;
+    if (free.empty() && entries.size() < capacity) {
+      at = static_cast<uint32_t>(entries.size());
+      entries.emplace_back();
+    } else {
+      if (free.empty()) make_room();
+      if (free.empty()) return nullptr;
+      at = free.back();
+      free.pop_back();
+    }
+    Entry& entry = entries[at];
+    entry.key = key;
+    entry.birth = birth;
+    uint32_t& head = bucket(key);
+    entry.chain = head;
+    head = at;
+    return &entry;
+  }
+
+  View view(const Entry& entry) const {
+    return {entry.key,
+            entry.answer(),
+            entry.generation,
+            entry.dram.get(),
+            entry.nvme.ordinal != 0,
+            entry.persisted,
+            entry.pins > 0,
+            entry.pins};
+  }
+};
+
+BlockIndex::BlockIndex(uint64_t max_blocks) {
+  max_blocks = std::clamp<uint64_t>(max_blocks, 1, uint64_t{kNone} - 1);
+  while (shard_count_ < kShardsMax && max_blocks / (shard_count_ * 2) >= kBlocksPerShardMin) {
+    shard_count_ *= 2;
+  }
+  shards_ = std::make_unique<Shard[]>(shard_count_);
+  for (uint64_t i = 0; i < shard_count_; ++i) {
+    Shard& shard = shards_[i];
+    shard.capacity = max_blocks / shard_count_;
+    shard.entries.reserve(shard.capacity);
+    size_t buckets = 16;
+    while (buckets < shard.capacity) buckets *= 2;
+    shard.buckets.assign(buckets, kNone);
+  }
+}
+
+BlockIndex::~BlockIndex() = default;
+
+BlockIndex::Shard& BlockIndex::shard_of(const BlockKey& key) const {
+  return shards_[absl::Hash<BlockKey>{}(key) & (shard_count_ - 1)];
+}
+
+KeyAnswer BlockIndex::lookup(const BlockKey& key, PinRef* pin) {
+  Shard& shard = shard_of(key);
+  const std::lock_guard lock(shard.mutex);
+  Entry* entry = shard.find(key);
+  if (entry == nullptr) return {};
+  shard.touch(*entry, tick_.fetch_add(1, std::memory_order_relaxed));
+  if (pin != nullptr && entry->present()) {
+    if (entry->pins++ == 0 && entry->dram != nullptr) {
+      shard.counts.pinned_bytes += entry->dram->slab_bytes();
+    }
+    *pin = {key, entry->birth};
+  }
+  return entry->answer();
+}
+
+void BlockIndex::unpin(const PinRef& pin) {
+  Shard& shard = shard_of(pin.key);
+  const std::lock_guard lock(shard.mutex);
+  Entry* entry = shard.find(pin.key);
+  if (entry == nullptr || entry->birth != pin.birth || entry->pins == 0) return;
+  if (--entry->pins == 0 && entry->dram != nullptr) {
+    shard.counts.pinned_bytes -= entry->dram->slab_bytes();
+  }
+}
+
+absl::Status BlockIndex::begin_put(const PutOffer& offer) {
+  Shard& shard = shard_of(offer.key);
+  const std::lock_guard lock(shard.mutex);
+  Entry* entry = shard.find(offer.key);
+  if (entry == nullptr) {
+    entry = shard.add(offer.key, next_birth_.fetch_add(1, std::memory_order_relaxed));
+    if (entry == nullptr) {
+      return absl::ResourceExhaustedError(
+          "the block index is full and every block is pinned or in "
+          "use; raise index_max_blocks");
+    }
+  } else if (entry->writing) {
+    return absl::AbortedError("another put of this key is in flight");
+  } else {
+    const bool dram_whole = entry->dram != nullptr && entry->dram->dropped_planes == 0 &&
+                            entry->dram->precision.satisfies(offer.precision);
+    const bool nvme_whole = entry->nvme.ordinal != 0 && entry->nvme.dropped_planes == 0 &&
+                            entry->nvme.precision.satisfies(offer.precision);
+    if (dram_whole || nvme_whole) {
+      shard.touch(*entry, tick_.fetch_add(1, std::memory_order_relaxed));
+      return absl::AlreadyExistsError("stored whole and at least as precise");
+    }
+  }
+  entry->writing = true;
+  return absl::OkStatus();
+}
+
+void BlockIndex::abort_put(const BlockKey& key) {
+  Shard& shard = shard_of(key);
+  const std::lock_guard lock(shard.mutex);
+  Entry* entry = shard.find(key);
+  if (entry == nullptr || !entry->writing) return;
+  entry->writing = false;
+  if (!entry->present()) shard.erase(*entry);
+}
+
+uint64_t BlockIndex::publish(IndexPublish publish) {
+  Shard& shard = shard_of(publish.key);
+  const std::lock_guard lock(shard.mutex);
+  Entry* entry = shard.find(publish.key);
+  if (entry == nullptr) return 0;  // begin_put made it, and a writing entry is never erased
+  const uint64_t replaced = entry->nvme.ordinal;
+  shard.set_nvme(*entry, {});
+  shard.set_dram(*entry, std::move(publish.block));
+  entry->generation = publish.generation;
+  entry->layout_hash = publish.layout_hash;
+  entry->flags = publish.flags;
+  entry->writing = false;
+  entry->offered = true;  // the store offers it right after
+  shard.touch(*entry, tick_.fetch_add(1, std::memory_order_relaxed));
+  return replaced;
+}
+
+IndexRead BlockIndex::read(const BlockKey& key, const Precision& least) {
+  Shard& shard = shard_of(key);
+  const std::lock_guard lock(shard.mutex);
+  IndexRead found;
+  Entry* entry = shard.find(key);
+  if (entry == nullptr || !entry->present()) return found;
+  if (entry->dram != nullptr && entry->dram->precision.satisfies(least)) {
+    found.block = entry->dram;
+    found.answer.bytes = entry->dram->bytes();
+    found.answer.dropped_planes = entry->dram->dropped_planes;
+    found.answer.precision = entry->dram->precision;
+    found.answer.tier = Tier::dram;
+    found.answer.generation = entry->generation;
+    found.answer.hold = DramBlock::hold(entry->dram);
+  } else if (entry->nvme.ordinal != 0 && entry->nvme.precision.satisfies(least)) {
+    found.record = entry->nvme;
+  } else {
+    return found;
+  }
+  shard.touch(*entry, tick_.fetch_add(1, std::memory_order_relaxed));
+  return found;
+}
+
+bool BlockIndex::attach_dram(const BlockKey& key, uint64_t generation,
+                             std::shared_ptr<DramBlock> block) {
+  Shard& shard = shard_of(key);
+  const std::lock_guard lock(shard.mutex);
+  Entry* entry = shard.find(key);
+  if (entry == nullptr || entry->generation != generation) return false;
+  shard.set_dram(*entry, std::move(block));
+  shard.touch(*entry, tick_.fetch_add(1, std::memory_order_relaxed));
+  return true;
+}
+
+bool BlockIndex::attach_nvme(const NvmeRecord& record) {
+  Shard& shard = shard_of(record.key);
+  const std::lock_guard lock(shard.mutex);
+  Entry* entry = shard.find(record.key);
+  if (entry == nullptr || entry->generation != record.generation) return false;
+  shard.set_nvme(*entry, record);
+  return true;
+}
+
+bool BlockIndex::recover(const NvmeRecord& record) {
+  Shard& shard = shard_of(record.key);
+  const std::lock_guard lock(shard.mutex);
+  Entry* entry = shard.find(record.key);
+  if (entry == nullptr) {
+    entry = shard.add(record.key, next_birth_.fetch_add(1, std::memory_order_relaxed));
+    if (entry == nullptr) return false;
+  }
+  entry->generation = record.generation;
+  entry->layout_hash = record.layout_hash;
+  entry->flags = record.flags;
+  shard.set_nvme(*entry, record);
+  entry->persisted = true;
+  ++shard.counts.persisted_blocks;
+  shard.touch(*entry, tick_.fetch_add(1, std::memory_order_relaxed));
+  return true;
+}
+
+bool BlockIndex::detach_nvme(const BlockKey& key, uint64_t ordinal) {
+  Shard& shard = shard_of(key);
+  const std::lock_guard lock(shard.mutex);
+  Entry* entry = shard.find(key);
+  if (entry == nullptr || entry->nvme.ordinal != ordinal || ordinal == 0) return false;
+  shard.set_nvme(*entry, {});
+  if (entry->dram == nullptr) shard.clear(*entry);
+  return true;
+}
+
+void BlockIndex::mark_persisted(const BlockKey& key, uint64_t ordinal) {
+  Shard& shard = shard_of(key);
+  const std::lock_guard lock(shard.mutex);
+  Entry* entry = shard.find(key);
+  if (entry == nullptr || entry->nvme.ordinal != ordinal || entry->persisted) return;
+  entry->persisted = true;
+  ++shard.counts.persisted_blocks;
+}
+
+BlockIndex::Evicted BlockIndex::evict_next(const EvictionPolicy& policy, const Demote& demote) {
+  Shard* shard = &shards_[0];
+  for (uint64_t i = 1; i < shard_count_; ++i) {
+    if (shards_[i].oldest_tick.load(std::memory_order_relaxed) <
+        shard->oldest_tick.load(std::memory_order_relaxed)) {
+      shard = &shards_[i];
+    }
+  }
+  const std::lock_guard lock(shard->mutex);
+  const uint32_t oldest = shard->lists[kDramList].oldest;
+  if (oldest == kNone) return {};
+  Entry& entry = shard->entries[oldest];
+  EvictionFacts facts;
+  facts.pinned = entry.pins > 0;
+  facts.in_use = entry.dram->in_use();
+  facts.replaced = entry.writing;
+  facts.on_nvme = entry.nvme.ordinal != 0;
+  facts.offered = entry.offered;
+  EvictionVerdict verdict = policy.judge(facts);
+  if (verdict == EvictionVerdict::demote) {
+    NvmeRecord record = {entry.key, 0, entry.generation, entry.layout_hash};
+    record.bytes = entry.dram->size_bytes();
+    record.flags = entry.flags;
+    record.dropped_planes = entry.dram->dropped_planes;
+    record.precision = entry.dram->precision;
+    entry.offered = true;
+    verdict = demote({record, entry.dram->bytes(), DramBlock::hold(entry.dram)})
+                  ? EvictionVerdict::keep
+                  : EvictionVerdict::evict;
+  }
+  if (verdict == EvictionVerdict::keep) {
+    shard->touch(entry, tick_.fetch_add(1, std::memory_order_relaxed));
+    return {};
+  }
+  const uint64_t bytes = entry.dram->slab_bytes();
+  shard->set_dram(entry, nullptr);
+  if (entry.nvme.ordinal != 0) {
+    shard->touch(entry, entry.tick);
+  } else {
+    shard->clear(entry);
+  }
+  return {true, bytes};
+}
+
+bool BlockIndex::visit(const BlockKey& key, const std::function<void(const View&)>& visit) {
+  Shard& shard = shard_of(key);
+  const std::lock_guard lock(shard.mutex);
+  Entry* entry = shard.find(key);
+  if (entry == nullptr || !entry->present()) return false;
+  const uint64_t before = entry->dram == nullptr ? 0 : entry->dram->size_bytes();
+  visit(shard.view(*entry));
+  if (entry->dram != nullptr) shard.counts.dram_bytes -= before - entry->dram->size_bytes();
+  return true;
+}
+
+void BlockIndex::visit_all(const std::function<bool(const View&)>& visit) const {
+  for (uint64_t i = 0; i < shard_count_; ++i) {
+    const std::lock_guard lock(shards_[i].mutex);
+    for (const Entry& entry : shards_[i].entries) {
+      if (entry.present() && !visit(shards_[i].view(entry))) return;
+    }
+  }
+}
+
+IndexRemoved BlockIndex::remove(const BlockKey& key, uint64_t generation, bool unless_pinned) {
+  Shard& shard = shard_of(key);
+  const std::lock_guard lock(shard.mutex);
+  Entry* entry = shard.find(key);
+  if (entry == nullptr || !entry->present()) return {};
+  if (generation != 0 && entry->generation != generation) return {};
+  if (unless_pinned && entry->pins > 0) return {};
+  const uint64_t ordinal = entry->nvme.ordinal;
+  shard.clear(*entry);
+  return {true, ordinal};
+}
+
+IndexDemotion BlockIndex::demotion(const BlockKey& key, uint64_t generation) {
+  Shard& shard = shard_of(key);
+  const std::lock_guard lock(shard.mutex);
+  Entry* entry = shard.find(key);
+  IndexDemotion demotion;
+  if (entry == nullptr || !entry->present() || entry->dram == nullptr ||
+      entry->generation != generation || entry->nvme.ordinal != 0) {
+    return demotion;
+  }
+  entry->offered = true;
+  NvmeRecord& record = demotion.record;
+  record = {entry->key, 0, entry->generation, entry->layout_hash};
+  record.bytes = entry->dram->size_bytes();
+  record.flags = entry->flags;
+  record.dropped_planes = entry->dram->dropped_planes;
+  record.precision = entry->dram->precision;
+  demotion.bytes = entry->dram->bytes();
+  demotion.hold = DramBlock::hold(entry->dram);
+  return demotion;
+}
+
+bool BlockIndex::is_generation(const BlockKey& key, uint64_t generation) const {
+  Shard& shard = shard_of(key);
+  const std::lock_guard lock(shard.mutex);
+  const Entry* entry = shard.find(key);
+  return entry != nullptr && entry->generation == generation;
+}
+
+IndexCounts BlockIndex::counts() const {
+  IndexCounts sum;
+  for (uint64_t i = 0; i < shard_count_; ++i) {
+    const std::lock_guard lock(shards_[i].mutex);
+    const IndexCounts& counts = shards_[i].counts;
+    sum.dram_blocks += counts.dram_blocks;
+    sum.dram_bytes += counts.dram_bytes;
+    sum.nvme_blocks += counts.nvme_blocks;
+    sum.nvme_bytes += counts.nvme_bytes;
+    sum.persisted_blocks += counts.persisted_blocks;
+    sum.pinned_bytes += counts.pinned_bytes;
+  }
+  return sum;
+}
+
+}  // namespace hadal

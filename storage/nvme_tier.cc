@@ -1,0 +1,522 @@
+#include "storage/nvme_tier.h"
+
+#include <pthread.h>
+#include <rocksdb/db.h>
+#include <sys/statvfs.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "storage/nvme_tier_db.h"
+
+namespace hadal {
+namespace {
+
+using SteadyTime = std::chrono::steady_clock::time_point;
+
+constexpr size_t kLoadsMax = 4096;
+constexpr size_t kErasesMax = 1 << 20;
+constexpr size_t kDropBatch = 1024;
+constexpr auto kPoll = std::chrono::milliseconds(20);
+constexpr auto kStallMax = std::chrono::seconds(10);  // of one write behind a slow flush
+constexpr auto kResumeInterval = std::chrono::milliseconds(200);
+
+// What RocksDB's threads tell the writer. Shared with RocksDB, which may call until it is closed.
+class Signals final : public rocksdb::EventListener {
+ public:
+  void OnFlushCompleted(rocksdb::DB*, const rocksdb::FlushJobInfo& info) override {
+    if (info.cf_name == "data") {
+      uint64_t seen = flushed_sequence.load();
+      while (seen < info.largest_seqno &&
+             !flushed_sequence.compare_exchange_weak(seen, info.largest_seqno)) {
+      }
+    }
+    files_changed = true;
+  }
+  void OnCompactionCompleted(rocksdb::DB*, const rocksdb::CompactionJobInfo&) override {
+    files_changed = true;
+  }
+  void OnTableFileDeleted(const rocksdb::TableFileDeletionInfo&) override { files_changed = true; }
+  void OnBackgroundError(rocksdb::BackgroundErrorReason, rocksdb::Status*) override {
+    background_error = true;
+  }
+
+  std::atomic<uint64_t> flushed_sequence{0};
+  std::atomic<bool> files_changed{false};
+  std::atomic<bool> background_error{false};
+};
+
+struct Erase {
+  BlockKey key;
+  uint64_t ordinal = 0;
+};
+
+// One of: a write, or an erase (ordinal not 0). In one queue, because their order matters.
+struct QueueItem {
+  NvmeWrite write;
+  Erase erase;
+};
+
+struct Load {
+  NvmeRecord record;
+  NvmeTier::LoadDone done;
+};
+
+struct Unpersisted {
+  uint64_t sequence = 0;  // RocksDB's, of the data row
+  uint64_t ordinal = 0;
+  BlockKey key;
+  absl::Time since;
+};
+
+class RocksNvmeTier final : public NvmeTier {
+ public:
+  RocksNvmeTier(const NvmeConfig& config, const Clock& clock, std::unique_ptr<NvmeDb> db,
+                std::shared_ptr<Signals> signals)
+      : config_(config), clock_(clock), signals_(std::move(signals)), db_(std::move(db)) {}
+  ~RocksNvmeTier() override { stop_threads(); }
+
+  void recover(Recovery& recovery);
+  void start(NvmeListener& listener) override;
+  void stop() override { stop_threads(); }
+  bool offer(NvmeWrite write) override;
+  bool has_room(uint32_t bytes) const override;
+  bool load(const NvmeRecord& record, LoadDone done) override;
+  void erase(const BlockKey& key, uint64_t ordinal) override;
+  absl::Status flush(absl::Duration at_most) override;
+  NvmeStats stats() const override;
+
+ private:
+  void stop_threads();
+  void run_writer();
+  void run_reader();
+  void write_block(NvmeWrite& write);
+  void write_erase(const Erase& erase);
+  rocksdb::Status write_patiently(rocksdb::WriteBatch& batch);
+  bool room_on_disk(uint64_t bytes);
+  void settle();
+  void settle_flushed();
+  void settle_dropped();
+  void flush_if_due();
+  void suspend();
+  void try_resume();
+  void drop_one();
+
+  const NvmeConfig config_;
+  const Clock& clock_;
+  const std::shared_ptr<Signals> signals_;
+  const std::unique_ptr<NvmeDb> db_;
+  NvmeListener* listener_ = nullptr;
+
+  mutable std::mutex mutex_;
+  std::condition_variable writer_wakes_;
+  std::condition_variable reader_wakes_;
+  // Guarded by mutex_.
+  std::deque<QueueItem> queue_;
+  uint64_t queue_bytes_ = 0;
+  absl::Time writing_since_ = absl::InfiniteFuture();  // of the block the writer has in hand
+  uint64_t offered_count_ = 0;
+  uint64_t settled_count_ = 0;  // of the offered: written or dropped
+  uint64_t written_ordinal_ = 0;
+  uint64_t persisted_ordinal_ = 0;
+  std::deque<Unpersisted> unpersisted_;
+  std::deque<Load> loads_;
+  bool flush_now_ = false;
+  bool stopping_ = false;
+
+  // Of the writer thread alone.
+  uint64_t next_ordinal_ = 1;
+  uint64_t unflushed_bytes_ = 0;
+  std::deque<Erase> on_disk_;  // every record written, oldest first, until its file goes
+  SteadyTime last_flush_ = std::chrono::steady_clock::now();
+  SteadyTime last_resume_ = std::chrono::steady_clock::now();
+
+  std::atomic<bool> suspended_{false};
+  std::atomic<uint64_t> file_bytes_{0};
+  std::atomic<uint64_t> dropped_blocks_{0};
+  std::atomic<uint64_t> write_errors_{0};
+  std::atomic<uint64_t> db_reads_{0};
+
+  std::vector<std::thread> threads_;
+};
+
+uint64_t live_file_bytes(NvmeDb& db) {
+  uint64_t sum = 0;
+  for (rocksdb::ColumnFamilyHandle* handle : {db.data, db.meta}) {
+    uint64_t bytes = 0;
+    db.db->GetIntProperty(handle, rocksdb::DB::Properties::kTotalSstFilesSize, &bytes);
+    sum += bytes;
+  }
+  return sum;
+}
+
+void RocksNvmeTier::recover(Recovery& recovery) {
+  next_ordinal_ = recover_records(*db_, recovery.records);
+  written_ordinal_ = persisted_ordinal_ = next_ordinal_ - 1;
+  for (const NvmeRecord& record : recovery.records)
+    on_disk_.push_back({record.key, record.ordinal});
+  file_bytes_ = live_file_bytes(*db_);
+}
+
+void RocksNvmeTier::start(NvmeListener& listener) {
+  listener_ = &listener;
+  threads_.emplace_back([this] {
+    pthread_setname_np(pthread_self(), "hadal-nvme-w");
+    run_writer();
+  });
+  const int readers = std::clamp(config_.reader_threads, 1, 64);
+  for (int i = 0; i < readers; ++i) {
+    threads_.emplace_back([this, i] {
+      pthread_setname_np(pthread_self(), absl::StrCat("hadal-nvme-r", i).c_str());
+      run_reader();
+    });
+  }
+}
+
+void RocksNvmeTier::stop_threads() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  writer_wakes_.notify_all();
+  reader_wakes_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+  for (Load& load : std::exchange(loads_, {})) {
+    load.done(absl::UnavailableError("the store is closing"));
+  }
+  queue_.clear();
+  queue_bytes_ = 0;
+}
+
+void RocksNvmeTier::drop_one() { ++dropped_blocks_; }
+
+bool RocksNvmeTier::has_room(uint32_t bytes) const {
+  const std::lock_guard lock(mutex_);
+  // One block may always wait, however large it is.
+  return queue_bytes_ == 0 || queue_bytes_ + bytes <= config_.queue_max_bytes;
+}
+
+bool RocksNvmeTier::offer(NvmeWrite write) {
+  {
+    const std::lock_guard lock(mutex_);
+    const uint64_t bytes = write.bytes.size();
+    const bool full = queue_bytes_ > 0 && queue_bytes_ + bytes > config_.queue_max_bytes;
+    if (full || stopping_ || suspended_ || bytes > db_->sizes.memtable_bytes) {
+      drop_one();
+      return false;
+    }
+    queue_bytes_ += bytes;
+    ++offered_count_;
+    queue_.push_back({std::move(write), {}});
+  }
+  writer_wakes_.notify_one();
+  return true;
+}
+
+void RocksNvmeTier::erase(const BlockKey& key, uint64_t ordinal) {
+  {
+    const std::lock_guard lock(mutex_);
+    // Beyond the bound a restart may find the copy again: true bytes of a dropped block.
+    if (queue_.size() >= kErasesMax) return;
+    queue_.push_back({{}, {key, ordinal}});
+  }
+  writer_wakes_.notify_one();
+}
+
+bool RocksNvmeTier::load(const NvmeRecord& record, LoadDone done) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_ || loads_.size() >= kLoadsMax) return false;
+    loads_.push_back({record, std::move(done)});
+  }
+  reader_wakes_.notify_one();
+  return true;
+}
+
+void RocksNvmeTier::run_reader() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    reader_wakes_.wait(lock, [this] { return stopping_ || !loads_.empty(); });
+    if (stopping_) return;
+    const Load load = std::move(loads_.front());
+    loads_.pop_front();
+    lock.unlock();
+    ++db_reads_;
+    rocksdb::ReadOptions options;
+    options.verify_checksums = true;
+    options.fill_cache = false;
+    rocksdb::PinnableSlice value;
+    const rocksdb::Status status =
+        db_->db->Get(options, db_->data, ordinal_key(load.record.ordinal), &value);
+    if (status.ok() && value.size() == load.record.bytes) {
+      load.done(
+          absl::MakeConstSpan(reinterpret_cast<const std::byte*>(value.data()), value.size()));
+    } else if (status.ok() || status.IsCorruption()) {
+      load.done(absl::DataLossError(absl::StrCat("NVMe read: ", status.ToString())));
+    } else if (status.IsNotFound()) {
+      load.done(absl::NotFoundError("its file was dropped"));
+    } else {
+      load.done(absl::UnavailableError(absl::StrCat("NVMe read: ", status.ToString())));
+    }
+    lock.lock();
+  }
+}
+
+void RocksNvmeTier::run_writer() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    if (queue_.empty() && !flush_now_) writer_wakes_.wait_for(lock, kPoll);
+    if (stopping_) return;
+    if (!queue_.empty()) {
+      QueueItem item = std::move(queue_.front());
+      queue_.pop_front();
+      const uint64_t bytes = item.write.bytes.size();
+      if (item.erase.ordinal == 0) writing_since_ = item.write.since;
+      lock.unlock();
+      if (item.erase.ordinal != 0) {
+        write_erase(item.erase);
+      } else {
+        write_block(item.write);
+      }
+      const bool was_write = item.erase.ordinal == 0;
+      item = {};
+      lock.lock();
+      queue_bytes_ -= bytes;
+      if (was_write) ++settled_count_;
+      writing_since_ = absl::InfiniteFuture();
+    }
+    lock.unlock();
+    settle();
+    flush_if_due();
+    lock.lock();
+  }
+}
+
+// Never stalls inside RocksDB, so that closing and suspending stay prompt.
+rocksdb::Status RocksNvmeTier::write_patiently(rocksdb::WriteBatch& batch) {
+  rocksdb::WriteOptions options;
+  options.disableWAL = true;
+  options.no_slowdown = true;
+  const SteadyTime give_up = std::chrono::steady_clock::now() + kStallMax;
+  while (true) {
+    const rocksdb::Status status = db_->db->Write(options, &batch);
+    if (!status.IsIncomplete()) return status;
+    {
+      const std::lock_guard lock(mutex_);
+      if (stopping_) return status;
+    }
+    if (signals_->background_error || std::chrono::steady_clock::now() > give_up) return status;
+    settle();
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+}
+
+bool RocksNvmeTier::room_on_disk(uint64_t bytes) {
+  struct statvfs info;
+  if (::statvfs(config_.path.c_str(), &info) == 0 && info.f_blocks > 0) {
+    const double free_fraction =
+        static_cast<double>(info.f_bavail) / static_cast<double>(info.f_blocks);
+    if (free_fraction < config_.free_space_min_fraction) return false;
+  }
+  return file_bytes_ + unflushed_bytes_ + bytes <= db_->sizes.capacity_bytes;
+}
+
+void RocksNvmeTier::write_block(NvmeWrite& write) {
+  if (!listener_->on_wanted(write.record)) return;
+  if (suspended_) return drop_one();
+  if (!room_on_disk(write.bytes.size())) {
+    suspend();
+    return drop_one();
+  }
+  write.record.ordinal = next_ordinal_++;
+  rocksdb::WriteBatch batch;
+  // The data row last: its sequence number tells when both are flushed.
+  batch.Put(db_->meta, meta_key(write.record.key), meta_row(write.record));
+  batch.Put(db_->data, ordinal_key(write.record.ordinal),
+            {reinterpret_cast<const char*>(write.bytes.data()), write.bytes.size()});
+  const rocksdb::Status status = write_patiently(batch);
+  if (!status.ok()) {
+    ++write_errors_;
+    drop_one();
+    return suspend();
+  }
+  unflushed_bytes_ += write.bytes.size();
+  on_disk_.push_back({write.record.key, write.record.ordinal});
+  if (!listener_->on_written(write.record)) {
+    write_erase({write.record.key, write.record.ordinal});
+  }
+  const std::lock_guard lock(mutex_);
+  written_ordinal_ = write.record.ordinal;
+  unpersisted_.push_back(
+      {db_->db->GetLatestSequenceNumber(), write.record.ordinal, write.record.key, write.since});
+}
+
+// The row is this ordinal's: a later write of the key comes later in the queue.
+void RocksNvmeTier::write_erase(const Erase& erase) {
+  rocksdb::WriteBatch batch;
+  batch.Delete(db_->meta, meta_key(erase.key));
+  if (!write_patiently(batch).ok()) ++write_errors_;
+}
+
+void RocksNvmeTier::settle() {
+  if (signals_->background_error.exchange(false)) {
+    ++write_errors_;
+    suspend();
+  }
+  if (signals_->files_changed.exchange(false)) {
+    settle_flushed();
+    settle_dropped();
+    file_bytes_ = live_file_bytes(*db_);
+  }
+  if (suspended_) try_resume();
+}
+
+void RocksNvmeTier::settle_flushed() {
+  const uint64_t flushed = signals_->flushed_sequence;
+  while (true) {
+    Unpersisted block;
+    {
+      const std::lock_guard lock(mutex_);
+      if (unpersisted_.empty() || unpersisted_.front().sequence > flushed) break;
+      block = unpersisted_.front();
+    }
+    listener_->on_persisted(block.key, block.ordinal);
+    const std::lock_guard lock(mutex_);
+    unpersisted_.pop_front();
+    persisted_ordinal_ = block.ordinal;
+  }
+  const std::lock_guard lock(mutex_);
+  if (unpersisted_.empty()) unflushed_bytes_ = 0;
+}
+
+// FIFO drops the oldest files, and files hold ascending ordinals: what lies below the oldest live
+// file is gone.
+void RocksNvmeTier::settle_dropped() {
+  uint64_t persisted = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    persisted = persisted_ordinal_;
+  }
+  const uint64_t oldest = std::min(oldest_live_ordinal(*db_->db), persisted + 1);
+  while (!on_disk_.empty() && on_disk_.front().ordinal < oldest) {
+    rocksdb::WriteBatch batch;
+    for (size_t i = 0; i < kDropBatch && !on_disk_.empty(); ++i) {
+      const Erase& front = on_disk_.front();
+      if (front.ordinal >= oldest) break;
+      if (listener_->on_dropped(front.key, front.ordinal)) {
+        batch.Delete(db_->meta, meta_key(front.key));
+      }
+      on_disk_.pop_front();
+    }
+    rocksdb::WriteOptions options;
+    options.disableWAL = true;
+    options.no_slowdown = true;
+    // Where it fails, a restart finds rows without data and deletes them then.
+    if (batch.Count() > 0) db_->db->Write(options, &batch).PermitUncheckedError();
+  }
+}
+
+void RocksNvmeTier::flush_if_due() {
+  const SteadyTime now = std::chrono::steady_clock::now();
+  {
+    const std::lock_guard lock(mutex_);
+    const bool due = now - last_flush_ >= absl::ToChronoNanoseconds(config_.flush_interval);
+    if (suspended_ || unpersisted_.empty() || !(due || (flush_now_ && queue_.empty()))) {
+      if (unpersisted_.empty()) flush_now_ = false;
+      return;
+    }
+    flush_now_ = false;
+  }
+  last_flush_ = now;
+  rocksdb::FlushOptions options;
+  options.wait = false;
+  options.allow_write_stall = true;
+  const rocksdb::Status status = db_->db->Flush(options, {db_->unused, db_->data, db_->meta});
+  if (!status.ok() && !status.IsTryAgain()) {
+    ++write_errors_;
+    suspend();
+  }
+}
+
+void RocksNvmeTier::suspend() {
+  suspended_ = true;
+  last_resume_ = std::chrono::steady_clock::now();
+}
+
+void RocksNvmeTier::try_resume() {
+  const SteadyTime now = std::chrono::steady_clock::now();
+  if (now - last_resume_ < kResumeInterval) return;
+  last_resume_ = now;
+  file_bytes_ = live_file_bytes(*db_);
+  if (!room_on_disk(0)) return;
+  if (db_->db->Resume().ok()) suspended_ = false;
+}
+
+absl::Status RocksNvmeTier::flush(absl::Duration at_most) {
+  const SteadyTime deadline =
+      std::chrono::steady_clock::now() +
+      absl::ToChronoNanoseconds(std::clamp(at_most, absl::ZeroDuration(), absl::Hours(1)));
+  std::unique_lock lock(mutex_);
+  const uint64_t offered = offered_count_;
+  uint64_t ordinal = UINT64_MAX;
+  while (true) {
+    if (suspended_) {
+      return absl::UnavailableError("the NVMe tier is suspended: its disk is full or failing");
+    }
+    if (ordinal == UINT64_MAX && settled_count_ >= offered) ordinal = written_ordinal_;
+    if (ordinal != UINT64_MAX && persisted_ordinal_ >= ordinal) return absl::OkStatus();
+    if (std::chrono::steady_clock::now() >= deadline) {
+      return absl::DeadlineExceededError("not all blocks are persisted yet");
+    }
+    flush_now_ = ordinal != UINT64_MAX;
+    lock.unlock();
+    writer_wakes_.notify_one();
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    lock.lock();
+  }
+}
+
+NvmeStats RocksNvmeTier::stats() const {
+  NvmeStats stats;
+  stats.capacity_bytes = db_->sizes.capacity_bytes;
+  stats.file_bytes = file_bytes_;
+  stats.dropped_blocks = dropped_blocks_;
+  stats.write_errors = write_errors_;
+  stats.db_reads = db_reads_;
+  stats.suspended = suspended_;
+  const std::lock_guard lock(mutex_);
+  stats.queue_bytes = queue_bytes_;
+  absl::Time oldest = writing_since_;
+  if (!unpersisted_.empty()) oldest = std::min(oldest, unpersisted_.front().since);
+  for (const QueueItem& item : queue_) {
+    if (item.erase.ordinal != 0) continue;
+    oldest = std::min(oldest, item.write.since);
+    break;
+  }
+  if (oldest != absl::InfiniteFuture()) {
+    stats.oldest_unpersisted_age = std::max(absl::ZeroDuration(), clock_.now() - oldest);
+  }
+  return stats;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<NvmeTier>> NvmeTier::open(const NvmeConfig& config,
+                                                         const Clock& clock, Recovery& recovery) {
+  auto signals = std::make_shared<Signals>();
+  absl::StatusOr<std::unique_ptr<NvmeDb>> db = open_nvme_db(config, signals, recovery.lost);
+  if (!db.ok()) return db.status();
+  auto tier = std::make_unique<RocksNvmeTier>(config, clock, *std::move(db), std::move(signals));
+  tier->recover(recovery);
+  return tier;
+}
+
+}  // namespace hadal
