@@ -9,8 +9,8 @@
 //
 // Memory: the network writes only into the client's own registered staging slots. The caller's
 // pages are written by the decoder, after verification and never once the request has ended. Pages
-// of a put stay unchanged until the request has ended. Threads: any; the client owns "hadal-io" and
-// "hadal-codec<n>". No gRPC, no protobuf inside.
+// of a put stay unchanged until the request has ended. Threads: any; the client owns "hadal-io",
+// "hadal-timer" (deadlines, staging memory) and "hadal-codec<n>". No gRPC, no protobuf inside.
 
 #include <cstdint>
 #include <memory>
@@ -72,6 +72,9 @@ struct BlockGet {
   EngineHash hash;
   KvPages pages;
   absl::Span<std::byte> opaque;  // at least as large as the stored payload
+  // Tokens that `pages` have room for; a stored block with more is InvalidArgument, unwritten. 0:
+  // the layout's block_tokens.
+  uint32_t token_capacity = 0;
 };
 
 // How one key of a request ended. Ok: found, stored (or was there already) or loaded. NotFound: a

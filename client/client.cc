@@ -1,0 +1,217 @@
+#include "client/client.h"
+
+#include <set>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "client/client_core.h"
+
+namespace hadal {
+namespace {
+
+constexpr uint64_t kStagingMinBytes = 64 * 1024;
+constexpr int kCodecThreadsMax = 64;
+constexpr absl::string_view kLoopbackPrefix = "loopback:";
+
+absl::Status check_config(const ClientConfig& config) {
+  std::set<std::string> names;
+  for (const NodeAddress& node : config.nodes) {
+    if (!names.insert(node.host_port()).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("ClientConfig.nodes names ", node.host_port(), " twice"));
+    }
+  }
+  if (config.staging_bytes < kStagingMinBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("ClientConfig.staging_bytes is ",
+                                                   config.staging_bytes, "; allowed are at least ",
+                                                   kStagingMinBytes));
+  }
+  if (config.codec_threads < 1 || config.codec_threads > kCodecThreadsMax) {
+    return absl::InvalidArgumentError(absl::StrCat("ClientConfig.codec_threads is ",
+                                                   config.codec_threads, "; allowed are 1 to ",
+                                                   kCodecThreadsMax));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<Transport>> make_transport(const std::string& name) {
+  TransportConfig config;
+  absl::string_view network = name;
+  if (absl::ConsumePrefix(&network, kLoopbackPrefix) && !network.empty()) {
+    return Transport::create_loopback(std::string(network), config);
+  }
+  if (name != "auto" && name != "tcp") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "ClientConfig.transport is \"", name, "\"; allowed are auto, tcp and loopback:<network>"));
+  }
+  config.tls = name;
+  return Transport::create_ucx(config);
+}
+
+class ClientImpl final : public Client {
+ public:
+  explicit ClientImpl(CorePtr core)
+      : core_(std::move(core)), transport_description_(core_->transport->description()) {}
+  ~ClientImpl() override { core_->stop(); }
+
+  absl::StatusOr<LayoutId> register_layout(const LayoutConfig& config) override {
+    return core_->layouts.add(config);
+  }
+
+  absl::StatusOr<RequestId> lookup(LayoutId layout, absl::Span<const EngineHash> hashes,
+                                   const RequestOptions& options) override;
+  absl::StatusOr<RequestId> put(LayoutId layout, absl::Span<const BlockPut> blocks,
+                                const RequestOptions& options) override;
+  absl::StatusOr<RequestId> get(LayoutId layout, absl::Span<const BlockGet> blocks,
+                                const RequestOptions& options) override;
+
+  absl::StatusOr<RequestResult> wait(RequestId request) override {
+    return core_->table->wait(request);
+  }
+  std::vector<RequestResult> drain() override { return core_->table->drain(); }
+  int event_fd() const override { return core_->table->event_fd(); }
+  void cancel(RequestId request) override;
+  void report_bad(LayoutId layout, const EngineHash& hash) override;
+  void release(const RequestResult& lookup) override;
+  ClientStats stats() const override { return core_->stats.snapshot(); }
+  std::vector<NodeStatus> nodes() const override;
+  std::string transport_description() const override { return transport_description_; }
+
+ private:
+  // The layout of a submit whose options and size are right.
+  absl::StatusOr<LayoutPtr> begin(LayoutId layout, size_t key_count,
+                                  const RequestOptions& options) const;
+
+  const CorePtr core_;
+  const std::string transport_description_;
+};
+
+absl::StatusOr<LayoutPtr> ClientImpl::begin(LayoutId layout, size_t key_count,
+                                            const RequestOptions& options) const {
+  if (absl::Status status = check_options(options); !status.ok()) return status;
+  if (absl::Status status = check_batch(key_count); !status.ok()) return status;
+  return core_->layouts.find(layout);
+}
+
+absl::StatusOr<RequestId> ClientImpl::lookup(LayoutId layout, absl::Span<const EngineHash> hashes,
+                                             const RequestOptions& options) {
+  absl::StatusOr<LayoutPtr> found = begin(layout, hashes.size(), options);
+  if (!found.ok()) return found.status();
+  std::vector<BlockKey> keys;
+  keys.reserve(hashes.size());
+  for (size_t i = 0; i < hashes.size(); ++i) {
+    if (hashes[i].bytes().empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("key ", i, ": engine hash has 0 bytes; allowed are 1 to 64"));
+    }
+    keys.push_back((*found)->binder->bind(hashes[i]));
+  }
+  absl::StatusOr<RequestPtr> request =
+      core_->open_request(RequestKind::lookup, std::move(keys), options);
+  if (!request.ok()) return request.status();
+  const RequestId id = (*request)->id();
+  if (options.no_load) {
+    (*request)->close(absl::NotFoundError("no_load"));
+  } else {
+    start_lookup(core_, *request, options);
+  }
+  return id;
+}
+
+absl::StatusOr<RequestId> ClientImpl::put(LayoutId layout, absl::Span<const BlockPut> blocks,
+                                          const RequestOptions& options) {
+  absl::StatusOr<LayoutPtr> found = begin(layout, blocks.size(), options);
+  if (!found.ok()) return found.status();
+  absl::Status status = check_puts(**found, blocks, core_->pool->capacity_bytes());
+  if (!status.ok()) return status;
+  std::vector<BlockKey> keys;
+  keys.reserve(blocks.size());
+  for (const BlockPut& block : blocks) keys.push_back((*found)->binder->bind(block.hash));
+  absl::StatusOr<RequestPtr> request =
+      core_->open_request(RequestKind::put, std::move(keys), options);
+  if (!request.ok()) return request.status();
+  const RequestId id = (*request)->id();
+  if (options.no_store) {
+    (*request)->close(absl::CancelledError("no_store"));
+  } else {
+    start_put(core_, *request, *std::move(found), blocks);
+  }
+  return id;
+}
+
+absl::StatusOr<RequestId> ClientImpl::get(LayoutId layout, absl::Span<const BlockGet> blocks,
+                                          const RequestOptions& options) {
+  absl::StatusOr<LayoutPtr> found = begin(layout, blocks.size(), options);
+  if (!found.ok()) return found.status();
+  absl::Status status = check_gets(**found, blocks, core_->pool->capacity_bytes());
+  if (!status.ok()) return status;
+  std::vector<BlockKey> keys;
+  keys.reserve(blocks.size());
+  for (const BlockGet& block : blocks) keys.push_back((*found)->binder->bind(block.hash));
+  absl::StatusOr<RequestPtr> request =
+      core_->open_request(RequestKind::get, std::move(keys), options);
+  if (!request.ok()) return request.status();
+  const RequestId id = (*request)->id();
+  if (options.no_load) {
+    (*request)->close(absl::NotFoundError("no_load"));
+  } else {
+    GetStart start = {*std::move(found), {blocks.begin(), blocks.end()}, options.least};
+    start_get(core_, *request, std::move(start));
+  }
+  return id;
+}
+
+void ClientImpl::cancel(RequestId request) {
+  const RequestPtr open = core_->table->find_open(request);
+  if (open) open->close(absl::CancelledError("cancelled by the caller"));
+}
+
+void ClientImpl::report_bad(LayoutId layout, const EngineHash& hash) {
+  const absl::StatusOr<LayoutPtr> found = core_->layouts.find(layout);
+  if (!found.ok() || hash.bytes().empty()) return;
+  send_report_bad(core_, (*found)->binder->bind(hash), 0);
+}
+
+void ClientImpl::release(const RequestResult& lookup) {
+  for (size_t node = 0; node < lookup.leases.size() && node < core_->peers.size(); ++node) {
+    if (lookup.leases[node] != 0) core_->peers[node]->release(lookup.leases[node]);
+  }
+}
+
+std::vector<Client::NodeStatus> ClientImpl::nodes() const {
+  std::vector<NodeStatus> all;
+  for (size_t i = 0; i < core_->nodes.size(); ++i) {
+    all.push_back({core_->nodes[i], core_->peers[i]->state(), core_->peers[i]->last_error()});
+  }
+  return all;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Client>> Client::create(const ClientConfig& config) {
+  if (absl::Status status = check_config(config); !status.ok()) return status;
+  absl::StatusOr<Ring> ring = Ring::create(config.nodes);
+  if (!ring.ok()) return ring.status();
+  absl::StatusOr<std::shared_ptr<Transport>> transport = make_transport(config.transport);
+  if (!transport.ok()) return transport.status();
+  absl::StatusOr<std::shared_ptr<StagingPool>> pool =
+      StagingPool::create(**transport, config.staging_bytes);
+  if (!pool.ok()) return pool.status();
+  absl::StatusOr<std::unique_ptr<RequestTable>> table = RequestTable::create();
+  if (!table.ok()) return table.status();
+  auto core = std::make_shared<ClientCore>(*std::move(ring));
+  core->nodes = config.nodes;
+  core->transport = *std::move(transport);
+  core->pool = *std::move(pool);
+  core->table = *std::move(table);
+  core->scheduler = std::make_unique<Scheduler>(*core->pool);
+  core->workers = std::make_unique<CodecWorkers>(config.codec_threads);
+  for (const NodeAddress& node : core->nodes) {
+    core->peers.push_back(BlockPeer::create(core->transport, node, config.peer));
+  }
+  return std::make_unique<ClientImpl>(std::move(core));
+}
+
+}  // namespace hadal

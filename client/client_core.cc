@@ -1,0 +1,77 @@
+#include "client/client_core.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace hadal {
+namespace {
+
+constexpr absl::Duration kReportTimeout = absl::Seconds(1);
+constexpr absl::Duration kStopWait = absl::Seconds(2);
+
+}  // namespace
+
+std::vector<std::vector<size_t>> ClientCore::by_node(const std::vector<BlockKey>& keys) const {
+  std::vector<std::vector<size_t>> groups(nodes.size());
+  for (size_t i = 0; i < keys.size(); ++i) groups[ring.owner(keys[i])].push_back(i);
+  return groups;
+}
+
+absl::StatusOr<RequestPtr> ClientCore::open_request(RequestKind kind, std::vector<BlockKey> keys,
+                                                    const RequestOptions& options) {
+  RequestStart start;
+  start.id = table->next_id();
+  start.kind = kind;
+  start.keys = std::move(keys);
+  start.node_count = nodes.size();
+  start.timeout = options.timeout;
+  // The request lives in the table and in callbacks that hold the core; a bare pointer avoids a
+  // cycle for requests that nobody fetches.
+  start.on_end = [this, kind, id = start.id](RequestResult result) {
+    stats.add(kind, result);
+    if (const RequestPtr request = table->find_open(id)) scheduler->unwatch(*request);
+    table->complete(std::move(result));
+  };
+  auto request = std::make_shared<Request>(std::move(start));
+  if (absl::Status status = table->add(request); !status.ok()) return status;
+  scheduler->watch(request);
+  return request;
+}
+
+void ClientCore::stop() {
+  for (const RequestPtr& request : table->all_open()) {
+    request->close(absl::CancelledError("the client was destroyed"));
+  }
+  scheduler->stop();
+  workers->stop();
+  peers.clear();
+  // The network may still hold slots; the transport outlives them where it can.
+  pool->wait_idle(kStopWait);
+  transport.reset();
+}
+
+absl::Status at_node(const ClientCore& core, size_t node, const absl::Status& status) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat("node ", core.nodes[node].host_port(), ": ", status.message()));
+}
+
+void send_report_bad(const CorePtr& core, const BlockKey& key, uint64_t generation) {
+  BlockPeer* const peer = core->peers[core->ring.owner(key)].get();
+  const absl::Time deadline = absl::Now() + kReportTimeout;
+  if (generation != 0) {
+    peer->report_bad(key, generation, deadline, [](const absl::StatusOr<bool>&) {});
+    return;
+  }
+  peer->lookup({key}, LookupOptions{}, deadline,
+               [peer, key, deadline](const absl::StatusOr<LookupAnswer>& answer) {
+                 if (!answer.ok() || answer->keys.size() != 1) return;
+                 const uint64_t found = answer->keys[0].generation;
+                 if (found == 0) return;
+                 peer->report_bad(key, found, deadline, [](const absl::StatusOr<bool>&) {});
+               });
+}
+
+}  // namespace hadal

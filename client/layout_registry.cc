@@ -1,0 +1,64 @@
+#include "client/layout_registry.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace hadal {
+namespace {
+
+absl::StatusOr<std::shared_ptr<RegisteredLayout>> make_layout(const LayoutConfig& config) {
+  if (absl::Status status = config.layout.validate(); !status.ok()) return status;
+  if (config.shard.world == 0 || config.shard.rank >= config.shard.world) {
+    return absl::InvalidArgumentError(absl::StrCat("LayoutConfig.shard has rank ",
+                                                   config.shard.rank, " of world ",
+                                                   config.shard.world, "; rank is below world"));
+  }
+  auto layout = std::make_shared<RegisteredLayout>();
+  layout->config = config;
+  layout->layout_hash = config.layout.hash();
+  if (config.layout.dtype == DType::opaque) {
+    layout->config.codec.family = CodecFamily::raw;  // opaque bytes are never quantised
+  } else {
+    absl::StatusOr<std::unique_ptr<const Codec>> codec = Codec::create(config.layout, config.codec);
+    if (!codec.ok()) return codec.status();
+    layout->codec = *std::move(codec);
+    absl::StatusOr<uint64_t> most = layout->codec->max_encoded_bytes(config.layout.block_tokens);
+    if (!most.ok()) return most.status();
+    layout->max_block_bytes = *most;
+  }
+  KeyNamespace names;
+  names.model = config.model;
+  names.layout_hash = layout->layout_hash;
+  names.family = layout->config.codec.family;
+  names.rotation_seed = layout->opaque() ? 0 : config.codec.rotation_seed;
+  names.hash_scheme = config.hash_scheme;
+  names.tenant = config.tenant;
+  layout->binder = std::make_unique<const KeyBinder>(names, config.shard);
+  return layout;
+}
+
+}  // namespace
+
+absl::StatusOr<LayoutId> LayoutRegistry::add(const LayoutConfig& config) {
+  absl::StatusOr<std::shared_ptr<RegisteredLayout>> layout = make_layout(config);
+  if (!layout.ok()) return layout.status();
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (layouts_.size() >= kMaxLayouts) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("a client registers at most ", kMaxLayouts, " layouts; reuse their ids"));
+  }
+  layouts_.push_back(*std::move(layout));
+  return static_cast<LayoutId>(layouts_.size());
+}
+
+absl::StatusOr<std::shared_ptr<const RegisteredLayout>> LayoutRegistry::find(LayoutId id) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (id == 0 || id > layouts_.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("layout ", id, " was never registered with this client"));
+  }
+  return layouts_[id - 1];
+}
+
+}  // namespace hadal
