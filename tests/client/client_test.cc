@@ -1,0 +1,459 @@
+// The client against a real store node over the loopback transport.
+
+#include "client/client.h"
+
+#include <gtest/gtest.h>
+#include <poll.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "tests/client/kv_buffer.h"
+#include "tests/client/test_node.h"
+
+namespace hadal {
+namespace {
+
+constexpr size_t kRawBytes = 32 * 1024;
+
+class ClientTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    static int networks = 0;
+    network_ = absl::StrCat("client-test-", ++networks);
+    TestNodeConfig config;
+    config.loopback_network = network_;
+    absl::StatusOr<std::unique_ptr<TestNode>> node = TestNode::start(config);
+    ASSERT_TRUE(node.ok()) << node.status();
+    node_ = *std::move(node);
+    make_client(ClientConfig());
+  }
+
+  void make_client(ClientConfig config) {
+    config.nodes = {node_->address()};
+    config.transport = "loopback:" + network_;
+    absl::StatusOr<std::unique_ptr<Client>> client = Client::create(config);
+    ASSERT_TRUE(client.ok()) << client.status();
+    client_ = *std::move(client);
+    layout_ = client_->register_layout(layout_config(small_layout(), "k5v4")).value();
+    raw_layout_ = client_->register_layout(layout_config(small_layout(), "raw")).value();
+    KvLayout opaque;
+    opaque.dtype = DType::opaque;
+    opaque_layout_ = client_->register_layout(layout_config(opaque, "raw")).value();
+  }
+
+  static RequestOptions options(absl::Duration timeout = absl::Seconds(10)) {
+    RequestOptions options;
+    options.timeout = timeout;
+    return options;
+  }
+
+  RequestResult finish(const absl::StatusOr<RequestId>& request) {
+    EXPECT_TRUE(request.ok()) << request.status();
+    if (!request.ok()) return {};
+    absl::StatusOr<RequestResult> result = client_->wait(*request);
+    EXPECT_TRUE(result.ok()) << result.status();
+    return result.ok() ? *std::move(result) : RequestResult();
+  }
+
+  static BlockPut block_put(const std::string& name, const KvBuffer& kv) {
+    BlockPut put;
+    put.hash = hash_of(name);
+    put.pages = kv.pages();
+    put.token_count = small_layout().block_tokens;
+    return put;
+  }
+  static BlockGet block_get(const std::string& name, const KvBuffer& kv) {
+    BlockGet get;
+    get.hash = hash_of(name);
+    get.pages = kv.pages();
+    return get;
+  }
+
+  KeyResult put_one(LayoutId layout, const std::string& name, const KvBuffer& kv) {
+    const RequestResult result = finish(client_->put(layout, {block_put(name, kv)}, options()));
+    return result.keys.empty() ? KeyResult{absl::InternalError("no result")} : result.keys[0];
+  }
+  KeyResult get_one(LayoutId layout, const std::string& name, const KvBuffer& kv) {
+    const RequestResult result = finish(client_->get(layout, {block_get(name, kv)}, options()));
+    return result.keys.empty() ? KeyResult{absl::InternalError("no result")} : result.keys[0];
+  }
+
+  std::string network_;
+  std::unique_ptr<TestNode> node_;
+  std::unique_ptr<Client> client_;
+  LayoutId layout_ = 0;
+  LayoutId raw_layout_ = 0;
+  LayoutId opaque_layout_ = 0;
+};
+
+TEST_F(ClientTest, RawRoundTripsBitIdentically) {
+  KvBuffer in(small_layout());
+  KvBuffer out(small_layout());
+  in.fill_random(1);
+  const KeyResult put = put_one(raw_layout_, "a", in);
+  ASSERT_TRUE(put.status.ok()) << put.status;
+  EXPECT_EQ(put.raw_bytes, kRawBytes);
+  EXPECT_GT(put.wire_bytes, kRawBytes);
+  EXPECT_FALSE(put.duplicate);
+  const KeyResult got = get_one(raw_layout_, "a", out);
+  ASSERT_TRUE(got.status.ok()) << got.status;
+  EXPECT_TRUE(in.equals(out));
+  EXPECT_EQ(got.raw_bytes, kRawBytes);
+  EXPECT_EQ(got.tier, Tier::dram);
+  EXPECT_EQ(got.encoded_bytes, put.encoded_bytes);
+}
+
+TEST_F(ClientTest, DefaultCodecComesBackCloseAndSmaller) {
+  KvBuffer in(small_layout());
+  KvBuffer out(small_layout());
+  in.fill_random(2);
+  const KeyResult put = put_one(layout_, "a", in);
+  ASSERT_TRUE(put.status.ok()) << put.status;
+  EXPECT_LT(put.encoded_bytes, kRawBytes / 2);
+  EXPECT_EQ(put.precision, (Precision{5, 4}));
+  const KeyResult got = get_one(layout_, "a", out);
+  ASSERT_TRUE(got.status.ok()) << got.status;
+  EXPECT_LT(in.relative_error(out), 0.02);
+}
+
+TEST_F(ClientTest, LookupAnswersTheLongestPrefixInTheOrderAsked) {
+  KvBuffer kv(small_layout());
+  kv.fill_random(3);
+  for (const char* name : {"0", "1", "3"}) ASSERT_TRUE(put_one(layout_, name, kv).status.ok());
+  const std::vector<EngineHash> hashes = {hash_of("0"), hash_of("1"), hash_of("2"), hash_of("3")};
+  const RequestResult result = finish(client_->lookup(layout_, hashes, options()));
+  ASSERT_EQ(result.keys.size(), 4u);
+  EXPECT_EQ(result.prefix_blocks, 2u);
+  EXPECT_TRUE(result.keys[1].status.ok());
+  EXPECT_TRUE(absl::IsNotFound(result.keys[2].status));
+  EXPECT_TRUE(result.keys[3].status.ok());
+  EXPECT_GT(result.keys[3].encoded_bytes, 0u);
+  EXPECT_EQ(result.leases, std::vector<uint64_t>{0});
+  EXPECT_EQ(client_->stats().keys_looked_up, 4u);
+  EXPECT_EQ(client_->stats().keys_found, 3u);
+}
+
+TEST_F(ClientTest, LookupLeasePinsUntilReleased) {
+  KvBuffer kv(small_layout());
+  kv.fill_random(4);
+  ASSERT_TRUE(put_one(layout_, "a", kv).status.ok());
+  RequestOptions with_lease = options();
+  with_lease.lease_ms = 60000;
+  const RequestResult result = finish(client_->lookup(layout_, {hash_of("a")}, with_lease));
+  ASSERT_EQ(result.leases.size(), 1u);
+  EXPECT_NE(result.leases[0], 0u);
+  EXPECT_EQ(node_->store().evict({}), 0u);
+  client_->release(result);
+  const absl::Time until = absl::Now() + absl::Seconds(5);
+  while (node_->handler().releases == 0 && absl::Now() < until)
+    absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_EQ(node_->store().evict({}), 1u);
+}
+
+TEST_F(ClientTest, SecondPutIsADuplicateAndMovesNoPayload) {
+  KvBuffer kv(small_layout());
+  kv.fill_random(5);
+  const KeyResult first = put_one(layout_, "a", kv);
+  ASSERT_TRUE(first.status.ok()) << first.status;
+  const KeyResult second = put_one(layout_, "a", kv);
+  EXPECT_TRUE(second.status.ok()) << second.status;
+  EXPECT_TRUE(second.duplicate);
+  EXPECT_EQ(second.wire_bytes, 0u);
+  EXPECT_EQ(second.encoded_bytes, first.encoded_bytes);
+  EXPECT_EQ(second.raw_bytes, kRawBytes);
+  EXPECT_EQ(node_->handler().commits, 1);
+  EXPECT_EQ(client_->stats().keys_put_duplicate, 1u);
+}
+
+TEST_F(ClientTest, NanAndInfinityAreStoredRawAndCounted) {
+  KvBuffer in(small_layout());
+  KvBuffer out(small_layout());
+  in.fill_random(6);
+  in.set_value(100, 0x7FC0);   // NaN
+  in.set_value(5000, 0xFF80);  // -infinity
+  const KeyResult put = put_one(layout_, "a", in);
+  ASSERT_TRUE(put.status.ok()) << put.status;
+  EXPECT_TRUE(put.non_finite);
+  EXPECT_EQ(put.precision.key_planes, Precision::kRawPlanes);
+  const KeyResult got = get_one(layout_, "a", out);
+  ASSERT_TRUE(got.status.ok()) << got.status;
+  EXPECT_TRUE(in.equals(out));
+  EXPECT_EQ(client_->stats().keys_non_finite, 1u);
+}
+
+TEST_F(ClientTest, CorruptBlockIsACountedMissAndGone) {
+  KvBuffer in(small_layout());
+  KvBuffer out(small_layout());
+  in.fill_random(7);
+  for (const LayoutId layout : {layout_, raw_layout_}) {
+    ASSERT_TRUE(put_one(layout, "a", in).status.ok());
+    ASSERT_EQ(node_->corrupt_blocks(), 1);
+    out.fill(std::byte{0x5A});
+    const int reports = node_->handler().bad_reports;
+    const KeyResult got = get_one(layout, "a", out);
+    EXPECT_TRUE(absl::IsDataLoss(got.status)) << got.status;
+    EXPECT_TRUE(out.all(std::byte{0x5A}));
+    const absl::Time until = absl::Now() + absl::Seconds(5);
+    while (node_->handler().bad_reports == reports && absl::Now() < until) {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    EXPECT_TRUE(absl::IsNotFound(get_one(layout, "a", out).status));
+    EXPECT_TRUE(put_one(layout, "a", in).status.ok());
+    EXPECT_TRUE(get_one(layout, "a", out).status.ok());
+    node_->store().evict({});
+    std::fill(node_->slab().begin(), node_->slab().end(), std::byte{0});
+  }
+  EXPECT_EQ(client_->stats().misses_data_loss, 2u);
+}
+
+TEST_F(ClientTest, ReportBadOfTheEngineReachesTheNode) {
+  KvBuffer kv(small_layout());
+  kv.fill_random(8);
+  ASSERT_TRUE(put_one(layout_, "a", kv).status.ok());
+  client_->report_bad(layout_, hash_of("a"));
+  const absl::Time until = absl::Now() + absl::Seconds(5);
+  while (node_->handler().bad_reports == 0 && absl::Now() < until) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  EXPECT_EQ(node_->handler().bad_reports, 1);
+  EXPECT_TRUE(get_one(layout_, "a", kv).status.ok());  // the block was fine and stays
+}
+
+TEST_F(ClientTest, OpaqueBytesRoundTrip) {
+  std::vector<std::byte> in(100001);
+  for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<std::byte>(i * 7);
+  BlockPut put;
+  put.hash = hash_of("file");
+  put.opaque = in;
+  const RequestResult stored = finish(client_->put(opaque_layout_, {put}, options()));
+  ASSERT_TRUE(stored.keys[0].status.ok()) << stored.keys[0].status;
+  std::vector<std::byte> out(in.size());
+  BlockGet get;
+  get.hash = hash_of("file");
+  get.opaque = absl::MakeSpan(out);
+  const RequestResult got = finish(client_->get(opaque_layout_, {get}, options()));
+  ASSERT_TRUE(got.keys[0].status.ok()) << got.keys[0].status;
+  EXPECT_EQ(got.keys[0].raw_bytes, in.size());
+  EXPECT_EQ(in, out);
+  std::vector<std::byte> small(1000);
+  get.opaque = absl::MakeSpan(small);
+  EXPECT_FALSE(finish(client_->get(opaque_layout_, {get}, options())).keys[0].status.ok());
+}
+
+TEST_F(ClientTest, ShortLastBlockRoundTrips) {
+  KvBuffer in(small_layout());
+  KvBuffer out(small_layout());
+  in.fill_random(9);
+  out.fill(std::byte{0x5A});
+  BlockPut put = block_put("short", in);
+  put.token_count = 5;
+  put.first_token_index = 0;
+  ASSERT_TRUE(finish(client_->put(raw_layout_, {put}, options())).keys[0].status.ok());
+  BlockGet get = block_get("short", out);
+  get.token_capacity = 4;
+  const RequestResult refused = finish(client_->get(raw_layout_, {get}, options()));
+  EXPECT_TRUE(absl::IsInvalidArgument(refused.keys[0].status)) << refused.keys[0].status;
+  EXPECT_TRUE(out.all(std::byte{0x5A}));
+  get.token_capacity = 5;
+  const RequestResult got = finish(client_->get(raw_layout_, {get}, options()));
+  ASSERT_TRUE(got.keys[0].status.ok()) << got.keys[0].status;
+  EXPECT_EQ(got.keys[0].raw_bytes, kRawBytes / 16 * 5);
+  EXPECT_EQ(std::memcmp(in.bytes().data(), out.bytes().data(), 5 * 2 * 64 * 2), 0);
+}
+
+TEST_F(ClientTest, NoStoreNoLoadAndLeastAreHonoured) {
+  KvBuffer kv(small_layout());
+  kv.fill_random(10);
+  RequestOptions no_store = options();
+  no_store.no_store = true;
+  RequestResult result = finish(client_->put(layout_, {block_put("a", kv)}, no_store));
+  EXPECT_TRUE(absl::IsCancelled(result.keys[0].status));
+  EXPECT_EQ(node_->handler().lookup_calls, 0);
+  ASSERT_TRUE(put_one(layout_, "a", kv).status.ok());
+  RequestOptions no_load = options();
+  no_load.no_load = true;
+  EXPECT_TRUE(absl::IsNotFound(
+      finish(client_->get(layout_, {block_get("a", kv)}, no_load)).keys[0].status));
+  EXPECT_TRUE(
+      absl::IsNotFound(finish(client_->lookup(layout_, {hash_of("a")}, no_load)).keys[0].status));
+  EXPECT_EQ(node_->handler().reads, 0);
+  RequestOptions precise = options();
+  precise.least = {6, 6};
+  result = finish(client_->get(layout_, {block_get("a", kv)}, precise));
+  EXPECT_TRUE(absl::IsNotFound(result.keys[0].status)) << result.keys[0].status;
+}
+
+TEST_F(ClientTest, EventFdIsReadableWhileResultsWait) {
+  pollfd poll_fd = {client_->event_fd(), POLLIN, 0};
+  EXPECT_EQ(poll(&poll_fd, 1, 0), 0);
+  const RequestId first = client_->lookup(layout_, {hash_of("a")}, options()).value();
+  const RequestId second = client_->lookup(layout_, {hash_of("b")}, options()).value();
+  std::vector<RequestId> ids;
+  while (ids.size() < 2) {
+    ASSERT_EQ(poll(&poll_fd, 1, 10000), 1);
+    for (const RequestResult& result : client_->drain()) ids.push_back(result.id);
+  }
+  EXPECT_EQ(poll(&poll_fd, 1, 0), 0);
+  std::sort(ids.begin(), ids.end());
+  EXPECT_EQ(ids, (std::vector<RequestId>{first, second}));
+  EXPECT_TRUE(absl::IsNotFound(client_->wait(first).status()));
+  EXPECT_TRUE(client_->drain().empty());
+}
+
+TEST_F(ClientTest, BatchLargerThanStagingStreamsThrough) {
+  ClientConfig config;
+  config.staging_bytes = 256 * 1024;  // 7 raw blocks at once, puts 3
+  make_client(config);
+  std::vector<std::unique_ptr<KvBuffer>> in;
+  std::vector<std::unique_ptr<KvBuffer>> out;
+  std::vector<BlockPut> puts;
+  std::vector<BlockGet> gets;
+  for (int i = 0; i < 100; ++i) {
+    in.push_back(std::make_unique<KvBuffer>(small_layout()));
+    out.push_back(std::make_unique<KvBuffer>(small_layout()));
+    in.back()->fill_random(i);
+    puts.push_back(block_put(absl::StrCat(i), *in.back()));
+    gets.push_back(block_get(absl::StrCat(i), *out.back()));
+  }
+  EXPECT_EQ(finish(client_->put(raw_layout_, puts, options())).prefix_blocks, 100u);
+  EXPECT_EQ(finish(client_->get(raw_layout_, gets, options())).prefix_blocks, 100u);
+  for (int i = 0; i < 100; ++i) EXPECT_TRUE(in[i]->equals(*out[i])) << i;
+}
+
+TEST_F(ClientTest, CancelEndsARequestAndItsResultComes) {
+  KvBuffer kv(small_layout());
+  const RequestId id = client_->get(layout_, {block_get("a", kv)}, options()).value();
+  client_->cancel(id);
+  const RequestResult result = finish(id);
+  EXPECT_FALSE(result.keys[0].status.ok());
+  client_->cancel(id);   // ended: nothing
+  client_->cancel(999);  // unknown: nothing
+}
+
+TEST_F(ClientTest, ManyThreadsPutAndGetWhatTheyPut) {
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([this, t] {
+      KvBuffer in(small_layout());
+      KvBuffer out(small_layout());
+      for (int i = 0; i < 50; ++i) {
+        in.fill_random(t * 1000 + i);
+        const std::string name = absl::StrCat(t, "/", i);
+        EXPECT_TRUE(put_one(raw_layout_, name, in).status.ok());
+        EXPECT_TRUE(get_one(raw_layout_, name, out).status.ok());
+        EXPECT_TRUE(in.equals(out));
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(client_->stats().keys_got, 200u);
+}
+
+TEST_F(ClientTest, DestroyedClientEndsWhatIsInFlight) {
+  KvBuffer kv(small_layout());
+  kv.fill_random(11);
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_TRUE(client_->put(layout_, {block_put(absl::StrCat(i), kv)}, options()).ok());
+  }
+  client_.reset();
+}
+
+struct RefusedPut {
+  const char* name;
+  std::function<void(BlockPut&)> spoil;
+  const char* named;  // in the message
+};
+
+TEST_F(ClientTest, WrongPutsAreRefusedByName) {
+  KvBuffer kv(small_layout());
+  std::vector<std::byte*> with_null(4, kv.bytes().data());
+  with_null[2] = nullptr;
+  const std::vector<RefusedPut> cases = {
+      {"zero tokens", [](BlockPut& p) { p.token_count = 0; }, "token_count is 0"},
+      {"many tokens", [](BlockPut& p) { p.token_count = 17; }, "token_count is 17"},
+      {"layers", [](BlockPut& p) { p.pages.key.layers = p.pages.key.layers.subspan(1); },
+       "key.layers has 3"},
+      {"null", [&](BlockPut& p) { p.pages.value.layers = with_null; }, "value.layers[2] is null"},
+      {"odd stride", [](BlockPut& p) { p.pages.key.token_stride_bytes = 257; },
+       "token_stride_bytes is 257"},
+      {"short stride", [](BlockPut& p) { p.pages.value.head_stride_bytes = 126; },
+       "head_stride_bytes is 126"},
+      {"opaque", [&](BlockPut& p) { p.opaque = kv.bytes(); }, "opaque bytes given"},
+      {"no hash", [](BlockPut& p) { p.hash = EngineHash(); }, "0 bytes"},
+  };
+  for (const RefusedPut& refused : cases) {
+    BlockPut put = block_put("a", kv);
+    refused.spoil(put);
+    const absl::Status status = client_->put(layout_, {put}, options()).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << refused.name << ": " << status;
+    EXPECT_NE(status.ToString().find(refused.named), std::string::npos) << status;
+  }
+  const BlockPut put = block_put("a", kv);
+  EXPECT_TRUE(absl::IsInvalidArgument(client_->put(layout_, {put, put}, options()).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(client_->put(999, {put}, options()).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(client_->put(layout_, {}, options()).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(client_->put(opaque_layout_, {put}, options()).status()));
+  BlockPut empty;
+  empty.hash = hash_of("a");
+  EXPECT_TRUE(absl::IsInvalidArgument(client_->put(opaque_layout_, {empty}, options()).status()));
+  // Never read: its length is refused first.
+  empty.opaque = {kv.bytes().data(), size_t{1} << 31};
+  EXPECT_TRUE(absl::IsInvalidArgument(client_->put(opaque_layout_, {empty}, options()).status()));
+  empty.opaque = {kv.bytes().data(), size_t{1} << 28};
+  EXPECT_TRUE(absl::IsResourceExhausted(client_->put(opaque_layout_, {empty}, options()).status()));
+}
+
+TEST_F(ClientTest, WrongRequestsAreRefusedByName) {
+  KvBuffer kv(small_layout());
+  for (const absl::Duration timeout :
+       {absl::ZeroDuration(), absl::Seconds(-1), absl::InfiniteDuration(), absl::Hours(25)}) {
+    const absl::Status status = client_->lookup(layout_, {hash_of("a")}, options(timeout)).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_NE(status.message().find("timeout"), absl::string_view::npos);
+  }
+  const std::vector<EngineHash> many(limits::kBatchMaxKeys + 1, hash_of("a"));
+  EXPECT_TRUE(absl::IsInvalidArgument(client_->lookup(layout_, many, options()).status()));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(client_->lookup(layout_, {EngineHash()}, options()).status()));
+  BlockGet get = block_get("a", kv);
+  get.pages.key.layers = {};
+  EXPECT_TRUE(absl::IsInvalidArgument(client_->get(layout_, {get}, options()).status()));
+  get = block_get("a", kv);
+  get.token_capacity = 17;
+  EXPECT_TRUE(absl::IsInvalidArgument(client_->get(layout_, {get}, options()).status()));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(client_->get(opaque_layout_, {BlockGet()}, options()).status()));
+  EXPECT_TRUE(absl::IsNotFound(client_->wait(12345).status()));
+}
+
+TEST_F(ClientTest, WrongSettingsAreRefusedByName) {
+  const auto refused = [this](const std::function<void(ClientConfig&)>& spoil) {
+    ClientConfig config;
+    config.nodes = {node_->address()};
+    config.transport = "loopback:" + network_;
+    spoil(config);
+    return Client::create(config).status();
+  };
+  EXPECT_TRUE(absl::IsInvalidArgument(refused([](ClientConfig& c) { c.nodes.clear(); })));
+  EXPECT_TRUE(absl::IsInvalidArgument(refused([](ClientConfig& c) { c.nodes[0].weight = 0; })));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(refused([](ClientConfig& c) { c.nodes.push_back(c.nodes[0]); })));
+  EXPECT_TRUE(absl::IsInvalidArgument(refused([](ClientConfig& c) { c.transport = "pigeon"; })));
+  EXPECT_TRUE(absl::IsInvalidArgument(refused([](ClientConfig& c) { c.transport = "loopback:"; })));
+  EXPECT_TRUE(absl::IsInvalidArgument(refused([](ClientConfig& c) { c.staging_bytes = 0; })));
+  EXPECT_TRUE(absl::IsInvalidArgument(refused([](ClientConfig& c) { c.codec_threads = 0; })));
+  LayoutConfig layout = layout_config(small_layout(), "k5v4");
+  layout.layout.layer_count = 0;
+  EXPECT_TRUE(absl::IsInvalidArgument(client_->register_layout(layout).status()));
+  layout = layout_config(small_layout(), "k5v4");
+  layout.shard.rank = 1;
+  EXPECT_TRUE(absl::IsInvalidArgument(client_->register_layout(layout).status()));
+}
+
+}  // namespace
+}  // namespace hadal

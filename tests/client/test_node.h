@@ -1,0 +1,68 @@
+#pragma once
+
+// A whole store node in this process: slab, TieredStore and BlockServer, with no fake between.
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "common/node_address.h"
+#include "storage/tiered_store.h"
+#include "transport/block_server.h"
+
+namespace hadal {
+
+struct TestNodeConfig {
+  std::string loopback_network;  // empty: UCX over tcp
+  uint64_t slab_bytes = 64u << 20;
+  uint16_t port = 0;  // 0: a free one
+};
+
+// BlockHandler over a TieredStore. Counts, so that tests can tell what crossed the wire.
+class StoreHandler final : public BlockHandler {
+ public:
+  explicit StoreHandler(TieredStore& store) : store_(store) {}
+
+  LookupAnswer lookup(absl::Span<const BlockKey> keys, const LookupOptions& options) override;
+  void release(uint64_t lease) override;
+  absl::StatusOr<PutSlot> reserve(const PutOffer& offer) override;
+  absl::Status commit(uint64_t ticket) override;
+  void read(const ReadRequest& request, ReadReply reply) override;
+  bool report_bad(const BlockKey& key, uint64_t generation) override;
+
+  std::atomic<int> lookup_calls{0};
+  std::atomic<int> commits{0};
+  std::atomic<int> reads{0};
+  std::atomic<int> bad_reports{0};
+  std::atomic<int> releases{0};
+
+ private:
+  TieredStore& store_;
+};
+
+class TestNode {
+ public:
+  static absl::StatusOr<std::unique_ptr<TestNode>> start(const TestNodeConfig& config);
+  ~TestNode();
+
+  NodeAddress address(double weight = 1.0) const;
+  TieredStore& store() { return *store_; }
+  StoreHandler& handler() { return *handler_; }
+  absl::Span<std::byte> slab() { return slab_->bytes(); }
+
+  // Flips one byte in the middle of every block in the slab; answers how many there were.
+  int corrupt_blocks();
+
+ private:
+  TestNode() = default;
+
+  std::shared_ptr<Transport> transport_;
+  std::shared_ptr<RegisteredMemory> slab_;
+  SystemClock clock_;
+  std::unique_ptr<TieredStore> store_;
+  std::unique_ptr<StoreHandler> handler_;
+  std::unique_ptr<BlockServer> server_;
+};
+
+}  // namespace hadal
