@@ -28,13 +28,24 @@ struct BlockIndex::Entry {
   NvmeRecord nvme;  // ordinal 0: none
   bool persisted = false;
   bool writing = false;
-  bool offered = false;  // to NVMe since it was last stored there
+  bool offered = false;  // a second time, when its turn to be evicted came
   ListId list = kNoList;
   uint32_t chain = kNone;
   uint32_t newer = kNone;
   uint32_t older = kNone;
 
   bool present() const { return generation != 0; }
+
+  // Of the DRAM copy, for a write to NVMe.
+  IndexDemotion demotion() const {
+    IndexDemotion demotion = {{key, 0, generation, layout_hash}, dram->bytes(), nullptr};
+    demotion.record.bytes = dram->size_bytes();
+    demotion.record.flags = flags;
+    demotion.record.dropped_planes = dram->dropped_planes;
+    demotion.record.precision = dram->precision;
+    demotion.hold = DramBlock::hold(dram);
+    return demotion;
+  }
 
   KeyAnswer answer() const {
     KeyAnswer answer;
@@ -243,10 +254,11 @@ KeyAnswer BlockIndex::lookup(const BlockKey& key, PinRef* pin) {
   if (entry == nullptr) return {};
   shard.touch(*entry, tick_.fetch_add(1, std::memory_order_relaxed));
   if (pin != nullptr && entry->present()) {
+    *pin = {key, entry->birth, 0};
     if (entry->pins++ == 0 && entry->dram != nullptr) {
-      shard.counts.pinned_bytes += entry->dram->slab_bytes();
+      pin->pinned_bytes = entry->dram->slab_bytes();
+      shard.counts.pinned_bytes += pin->pinned_bytes;
     }
-    *pin = {key, entry->birth};
   }
   return entry->answer();
 }
@@ -288,28 +300,23 @@ absl::Status BlockIndex::begin_put(const PutOffer& offer) {
   return absl::OkStatus();
 }
 
-void BlockIndex::abort_put(const BlockKey& key) {
-  Shard& shard = shard_of(key);
-  const std::lock_guard lock(shard.mutex);
-  Entry* entry = shard.find(key);
-  if (entry == nullptr || !entry->writing) return;
-  entry->writing = false;
-  if (!entry->present()) shard.erase(*entry);
-}
-
-uint64_t BlockIndex::publish(IndexPublish publish) {
+uint64_t BlockIndex::end_put(IndexPublish publish) {
   Shard& shard = shard_of(publish.key);
   const std::lock_guard lock(shard.mutex);
   Entry* entry = shard.find(publish.key);
-  if (entry == nullptr) return 0;  // begin_put made it, and a writing entry is never erased
+  if (entry == nullptr || !entry->writing) return 0;
+  entry->writing = false;
+  if (publish.block == nullptr) {
+    if (!entry->present()) shard.erase(*entry);
+    return 0;
+  }
   const uint64_t replaced = entry->nvme.ordinal;
   shard.set_nvme(*entry, {});
   shard.set_dram(*entry, std::move(publish.block));
   entry->generation = publish.generation;
   entry->layout_hash = publish.layout_hash;
   entry->flags = publish.flags;
-  entry->writing = false;
-  entry->offered = true;  // the store offers it right after
+  entry->offered = false;
   shard.touch(*entry, tick_.fetch_add(1, std::memory_order_relaxed));
   return replaced;
 }
@@ -414,15 +421,8 @@ BlockIndex::Evicted BlockIndex::evict_next(const EvictionPolicy& policy, const D
   facts.offered = entry.offered;
   EvictionVerdict verdict = policy.judge(facts);
   if (verdict == EvictionVerdict::demote) {
-    NvmeRecord record = {entry.key, 0, entry.generation, entry.layout_hash};
-    record.bytes = entry.dram->size_bytes();
-    record.flags = entry.flags;
-    record.dropped_planes = entry.dram->dropped_planes;
-    record.precision = entry.dram->precision;
     entry.offered = true;
-    verdict = demote({record, entry.dram->bytes(), DramBlock::hold(entry.dram)})
-                  ? EvictionVerdict::keep
-                  : EvictionVerdict::evict;
+    verdict = demote(entry.demotion()) ? EvictionVerdict::keep : EvictionVerdict::evict;
   }
   if (verdict == EvictionVerdict::keep) {
     shard->touch(entry, tick_.fetch_add(1, std::memory_order_relaxed));
@@ -474,28 +474,11 @@ IndexDemotion BlockIndex::demotion(const BlockKey& key, uint64_t generation) {
   Shard& shard = shard_of(key);
   const std::lock_guard lock(shard.mutex);
   Entry* entry = shard.find(key);
-  IndexDemotion demotion;
   if (entry == nullptr || !entry->present() || entry->dram == nullptr ||
       entry->generation != generation || entry->nvme.ordinal != 0) {
-    return demotion;
+    return {};
   }
-  entry->offered = true;
-  NvmeRecord& record = demotion.record;
-  record = {entry->key, 0, entry->generation, entry->layout_hash};
-  record.bytes = entry->dram->size_bytes();
-  record.flags = entry->flags;
-  record.dropped_planes = entry->dram->dropped_planes;
-  record.precision = entry->dram->precision;
-  demotion.bytes = entry->dram->bytes();
-  demotion.hold = DramBlock::hold(entry->dram);
-  return demotion;
-}
-
-bool BlockIndex::is_generation(const BlockKey& key, uint64_t generation) const {
-  Shard& shard = shard_of(key);
-  const std::lock_guard lock(shard.mutex);
-  const Entry* entry = shard.find(key);
-  return entry != nullptr && entry->generation == generation;
+  return entry->demotion();
 }
 
 IndexCounts BlockIndex::counts() const {

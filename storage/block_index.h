@@ -28,6 +28,7 @@ namespace hadal {
 struct PinRef {
   BlockKey key;
   uint64_t birth = 0;
+  uint64_t pinned_bytes = 0;  // of the slab, by this pin; 0 where another pinned it before
 };
 
 // What a read found. At most one of the two is set.
@@ -79,16 +80,16 @@ class BlockIndex {
   // Makes the key "being written". AlreadyExists, Aborted as TieredStore::reserve;
   // ResourceExhausted where the index is full and nothing may leave it.
   absl::Status begin_put(const PutOffer& offer);
-  void abort_put(const BlockKey& key);
-  // Ends the put: readers see the new block at once. Answers the NVMe copy that it replaces.
-  uint64_t publish(IndexPublish publish);
+  // Ends the put: readers see the new block at once. Answers the NVMe copy that it replaces, 0 for
+  // none. A null block gives the put up, and leaves what was stored before.
+  uint64_t end_put(IndexPublish publish);
 
   IndexRead read(const BlockKey& key, const Precision& least);
 
   // False where the entry is gone or of another generation.
   bool attach_dram(const BlockKey& key, uint64_t generation, std::shared_ptr<DramBlock> block);
   bool attach_nvme(const NvmeRecord& record);
-  // Adds an entry that NVMe alone holds. False where the shard is full.
+  // What a restart found: adds the entry, unless there is a newer one or the shard is full.
   bool recover(const NvmeRecord& record);
   // The copy `ordinal` is gone. False where the entry's copy is another.
   bool detach_nvme(const BlockKey& key, uint64_t ordinal);
@@ -125,7 +126,6 @@ class BlockIndex {
   // A hold and a record of a block that DRAM holds and NVMe does not; hold is null otherwise.
   IndexDemotion demotion(const BlockKey& key, uint64_t generation);
 
-  bool is_generation(const BlockKey& key, uint64_t generation) const;
   IndexCounts counts() const;
 
  private:

@@ -26,6 +26,7 @@ constexpr size_t kErasesMax = 1 << 20;
 constexpr size_t kDropBatch = 1024;
 constexpr auto kPoll = std::chrono::milliseconds(20);
 constexpr auto kStallMax = std::chrono::seconds(10);  // of one write behind a slow flush
+constexpr auto kCapacityWaitMax = std::chrono::seconds(2);
 constexpr auto kResumeInterval = std::chrono::milliseconds(200);
 
 // What RocksDB's threads tell the writer. Shared with RocksDB, which may call until it is closed.
@@ -72,6 +73,7 @@ struct Load {
 struct Unpersisted {
   uint64_t sequence = 0;  // RocksDB's, of the data row
   uint64_t ordinal = 0;
+  uint64_t bytes = 0;
   BlockKey key;
   absl::Time since;
 };
@@ -100,7 +102,8 @@ class RocksNvmeTier final : public NvmeTier {
   void write_block(NvmeWrite& write);
   void write_erase(const Erase& erase);
   rocksdb::Status write_patiently(rocksdb::WriteBatch& batch);
-  bool room_on_disk(uint64_t bytes);
+  bool file_system_has_room() const;
+  bool wait_for_capacity(uint64_t bytes);
   void settle();
   void settle_flushed();
   void settle_dropped();
@@ -319,20 +322,33 @@ rocksdb::Status RocksNvmeTier::write_patiently(rocksdb::WriteBatch& batch) {
   }
 }
 
-bool RocksNvmeTier::room_on_disk(uint64_t bytes) {
+bool RocksNvmeTier::file_system_has_room() const {
   struct statvfs info;
-  if (::statvfs(config_.path.c_str(), &info) == 0 && info.f_blocks > 0) {
-    const double free_fraction =
-        static_cast<double>(info.f_bavail) / static_cast<double>(info.f_blocks);
-    if (free_fraction < config_.free_space_min_fraction) return false;
+  if (::statvfs(config_.path.c_str(), &info) != 0 || info.f_blocks == 0) return true;
+  return static_cast<double>(info.f_bavail) / static_cast<double>(info.f_blocks) >=
+         config_.free_space_min_fraction;
+}
+
+// FIFO frees files a moment after a flush has added one: the writer waits for it, rather than let
+// the directory grow beyond its bound.
+bool RocksNvmeTier::wait_for_capacity(uint64_t bytes) {
+  const SteadyTime give_up = std::chrono::steady_clock::now() + kCapacityWaitMax;
+  while (file_bytes_ + unflushed_bytes_ + bytes > db_->sizes.capacity_bytes) {
+    if (suspended_ || std::chrono::steady_clock::now() > give_up) return false;
+    signals_->files_changed = true;
+    settle();
+    flush_if_due();
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return false;
   }
-  return file_bytes_ + unflushed_bytes_ + bytes <= db_->sizes.capacity_bytes;
+  return true;
 }
 
 void RocksNvmeTier::write_block(NvmeWrite& write) {
   if (!listener_->on_wanted(write.record)) return;
   if (suspended_) return drop_one();
-  if (!room_on_disk(write.bytes.size())) {
+  if (!file_system_has_room() || !wait_for_capacity(write.bytes.size())) {
     suspend();
     return drop_one();
   }
@@ -348,15 +364,18 @@ void RocksNvmeTier::write_block(NvmeWrite& write) {
     drop_one();
     return suspend();
   }
+  const uint64_t sequence = db_->db->GetLatestSequenceNumber();  // nobody else writes
   unflushed_bytes_ += write.bytes.size();
   on_disk_.push_back({write.record.key, write.record.ordinal});
+  {
+    const std::lock_guard lock(mutex_);
+    written_ordinal_ = write.record.ordinal;
+    unpersisted_.push_back(
+        {sequence, write.record.ordinal, write.bytes.size(), write.record.key, write.since});
+  }
   if (!listener_->on_written(write.record)) {
     write_erase({write.record.key, write.record.ordinal});
   }
-  const std::lock_guard lock(mutex_);
-  written_ordinal_ = write.record.ordinal;
-  unpersisted_.push_back(
-      {db_->db->GetLatestSequenceNumber(), write.record.ordinal, write.record.key, write.since});
 }
 
 // The row is this ordinal's: a later write of the key comes later in the queue.
@@ -389,12 +408,11 @@ void RocksNvmeTier::settle_flushed() {
       block = unpersisted_.front();
     }
     listener_->on_persisted(block.key, block.ordinal);
+    unflushed_bytes_ -= block.bytes;
     const std::lock_guard lock(mutex_);
     unpersisted_.pop_front();
     persisted_ordinal_ = block.ordinal;
   }
-  const std::lock_guard lock(mutex_);
-  if (unpersisted_.empty()) unflushed_bytes_ = 0;
 }
 
 // FIFO drops the oldest files, and files hold ascending ordinals: what lies below the oldest live
@@ -456,7 +474,7 @@ void RocksNvmeTier::try_resume() {
   if (now - last_resume_ < kResumeInterval) return;
   last_resume_ = now;
   file_bytes_ = live_file_bytes(*db_);
-  if (!room_on_disk(0)) return;
+  if (!file_system_has_room()) return;
   if (db_->db->Resume().ok()) suspended_ = false;
 }
 

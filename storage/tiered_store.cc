@@ -61,7 +61,7 @@ class PendingPuts {
 
   void abort(uint64_t ticket) {
     const PendingPut put = take(ticket);
-    if (put.block != nullptr) index_->abort_put(put.offer.key);
+    if (put.block != nullptr) index_->end_put({put.offer.key});
   }
 
  private:
@@ -231,7 +231,7 @@ LookupAnswer TieredStoreImpl::lookup(absl::Span<const BlockKey> keys,
   LookupAnswer answer;
   answer.keys.resize(keys.size());
   std::vector<PinRef> pins;
-  uint64_t pinned_before = options.lease_ms > 0 ? index_->counts().pinned_bytes : 0;
+  const uint64_t pinned_before = options.lease_ms > 0 ? index_->counts().pinned_bytes : 0;
   uint64_t pinned_bytes = 0;
   uint64_t hits = 0;
   bool may_pin = options.lease_ms > 0;
@@ -244,7 +244,7 @@ LookupAnswer TieredStoreImpl::lookup(absl::Span<const BlockKey> keys,
     ++hits;
     if (!may_pin) continue;
     pins.push_back(pin);
-    if (found.tier == Tier::dram) pinned_bytes += found.bytes;
+    pinned_bytes += pin.pinned_bytes;
     may_pin = policy_.may_pin(pinned_before, pinned_bytes);
   }
   counters_.lookup_hits += hits;
@@ -287,7 +287,7 @@ absl::StatusOr<PutSlot> TieredStoreImpl::reserve(const PutOffer& offer) {
   }
   std::shared_ptr<DramBlock> block = make_room(offer.bytes);
   if (block == nullptr) {
-    index_->abort_put(offer.key);
+    index_->end_put({offer.key});
     ++counters_.puts_refused;
     return absl::ResourceExhaustedError(
         absl::StrCat("no room for a block of ", offer.bytes, " bytes: ", dram_->used_bytes(),
@@ -323,7 +323,7 @@ absl::Status TieredStoreImpl::commit(uint64_t ticket) {
   }
   const absl::StatusOr<EncodedBlock> block = check_put(put);
   if (!block.ok()) {
-    index_->abort_put(put.offer.key);
+    index_->end_put({put.offer.key});
     ++counters_.bad_blocks;
     ++counters_.puts_refused;
     return block.status();
@@ -337,7 +337,7 @@ absl::Status TieredStoreImpl::commit(uint64_t ticket) {
   if ((header.flags & kBlockNonFinite) != 0) ++counters_.non_finite;
 
   const uint64_t generation = next_generation_.fetch_add(1, std::memory_order_relaxed);
-  const uint64_t replaced = index_->publish(
+  const uint64_t replaced = index_->end_put(
       {put.offer.key, generation, header.layout_hash, header.flags, std::move(put.block)});
   if (nvme_ != nullptr) {
     if (replaced != 0) nvme_->erase(put.offer.key, replaced);
@@ -602,7 +602,11 @@ absl::StatusOr<uint64_t> TieredStoreImpl::flush(absl::Duration at_most) {
 }
 
 bool TieredStoreImpl::on_wanted(const NvmeRecord& record) {
-  return index_->is_generation(record.key, record.generation);
+  bool wanted = false;
+  index_->visit(record.key, [&](const BlockIndex::View& view) {
+    wanted = view.generation == record.generation;
+  });
+  return wanted;
 }
 
 StoreStats TieredStoreImpl::stats() const {
