@@ -1,0 +1,361 @@
+#include "service/config.h"
+
+#include <cmath>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <sstream>
+#include <toml.hpp>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "common/node_address.h"
+
+namespace hadal {
+namespace {
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+constexpr uint64_t kGiB = uint64_t{1} << 30;
+constexpr uint64_t kTiB = uint64_t{1} << 40;
+
+// A TOML scalar as text, so that every setting parses one kind of thing.
+struct Scalar {
+  enum class Kind { string, integer, floating, other } kind = Kind::other;
+  std::string text;
+};
+
+// Readers answer false where the value is not allowed; the caller knows file, line and key.
+struct SettingSpec {
+  const char* key;
+  std::string allowed;
+  std::function<bool(const Scalar&, Config&)> read;
+  std::function<std::string(const Config&)> print;
+};
+
+bool parse_size(const Scalar& scalar, uint64_t* bytes) {
+  static const std::pair<absl::string_view, uint64_t> kUnits[] = {
+      {"KiB", 1024}, {"MiB", kMiB}, {"GiB", kGiB}, {"TiB", kTiB}};
+  absl::string_view text = scalar.text;
+  uint64_t unit = 1;
+  if (scalar.kind == Scalar::Kind::string) {
+    for (const auto& [suffix, factor] : kUnits) {
+      if (absl::EndsWith(text, suffix)) {
+        unit = factor;
+        text.remove_suffix(suffix.size());
+        break;
+      }
+    }
+  } else if (scalar.kind != Scalar::Kind::integer) {
+    return false;
+  }
+  uint64_t count = 0;
+  if (!absl::SimpleAtoi(text, &count) || count > UINT64_MAX / unit) return false;
+  *bytes = count * unit;
+  return true;
+}
+
+SettingSpec text_setting(const char* key, std::string Config::*field) {
+  return {key, "a non-empty string",
+          [field](const Scalar& scalar, Config& config) {
+            config.*field = scalar.text;
+            return scalar.kind == Scalar::Kind::string && !scalar.text.empty();
+          },
+          [field](const Config& config) { return config.*field; }};
+}
+
+SettingSpec choice_setting(const char* key, std::string Config::*field,
+                           std::vector<std::string> choices) {
+  const std::string allowed = absl::StrCat("one of \"", absl::StrJoin(choices, "\", \""), "\"");
+  return {key, allowed,
+          [field, choices = std::move(choices)](const Scalar& scalar, Config& config) {
+            config.*field = scalar.text;
+            return scalar.kind == Scalar::Kind::string &&
+                   std::find(choices.begin(), choices.end(), scalar.text) != choices.end();
+          },
+          [field](const Config& config) { return config.*field; }};
+}
+
+bool is_listen_address(absl::string_view text) {
+  // Port 0 is no address to connect to, but one to listen on.
+  if (absl::EndsWith(text, ":0")) {
+    text.remove_suffix(1);
+    return parse_node_address(absl::StrCat(text, "1")).ok();
+  }
+  return !absl::StrContains(text, '*') && parse_node_address(text).ok();
+}
+
+SettingSpec listen_setting(const char* key, std::string Config::*field) {
+  return {key, "\"host:port\"; port 0 takes a free one",
+          [field](const Scalar& scalar, Config& config) {
+            config.*field = scalar.text;
+            return scalar.kind == Scalar::Kind::string && is_listen_address(scalar.text);
+          },
+          [field](const Config& config) { return config.*field; }};
+}
+
+template <typename Access>
+SettingSpec size_setting(const char* key, uint64_t least_bytes, Access access) {
+  return {
+      key,
+      absl::StrCat("at least ", format_size(least_bytes),
+                   ", as bytes or as a string with KiB, MiB, GiB or TiB"),
+      [access, least_bytes](const Scalar& scalar, Config& config) {
+        return parse_size(scalar, &access(config)) && access(config) >= least_bytes;
+      },
+      [access](const Config& config) { return format_size(access(const_cast<Config&>(config))); }};
+}
+
+template <typename Access>
+SettingSpec duration_setting(const char* key, absl::Duration least, Access access) {
+  constexpr absl::Duration kMost = absl::Hours(1);
+  return {key,
+          absl::StrCat("a string such as \"2s\" or \"500ms\", from ", absl::FormatDuration(least),
+                       " to 1h"),
+          [access, least](const Scalar& scalar, Config& config) {
+            return scalar.kind == Scalar::Kind::string &&
+                   absl::ParseDuration(scalar.text, &access(config)) && access(config) >= least &&
+                   access(config) <= kMost;
+          },
+          [access](const Config& config) {
+            return absl::FormatDuration(access(const_cast<Config&>(config)));
+          }};
+}
+
+template <typename Access>
+SettingSpec fraction_setting(const char* key, Access access) {
+  return {
+      key, "a number from 0.0 to 1.0",
+      [access](const Scalar& scalar, Config& config) {
+        double& value = access(config);
+        const bool number =
+            scalar.kind == Scalar::Kind::integer || scalar.kind == Scalar::Kind::floating;
+        return number && absl::SimpleAtod(scalar.text, &value) && value >= 0 && value <= 1;
+      },
+      [access](const Config& config) { return absl::StrCat(access(const_cast<Config&>(config))); }};
+}
+
+template <typename Access>
+SettingSpec count_setting(const char* key, std::pair<uint64_t, uint64_t> range, Access access) {
+  return {
+      key, absl::StrCat("an integer from ", range.first, " to ", range.second),
+      [access, range](const Scalar& scalar, Config& config) {
+        uint64_t value = 0;
+        const bool fits = scalar.kind == Scalar::Kind::integer &&
+                          absl::SimpleAtoi(scalar.text, &value) && value >= range.first &&
+                          value <= range.second;
+        if (fits) access(config) = static_cast<std::decay_t<decltype(access(config))>>(value);
+        return fits;
+      },
+      [access](const Config& config) { return absl::StrCat(access(const_cast<Config&>(config))); }};
+}
+
+std::vector<SettingSpec> node_settings() {
+  return {
+      text_setting("node.name", &Config::node_name),
+      duration_setting("node.shutdown_timeout", absl::Milliseconds(100),
+                       [](Config& c) -> absl::Duration& { return c.shutdown_timeout; }),
+      listen_setting("data.listen", &Config::data_listen),
+      choice_setting("data.transport", &Config::data_transport, {"auto", "tcp"}),
+      listen_setting("admin.listen", &Config::admin_listen),
+      listen_setting("metrics.listen", &Config::metrics_listen),
+  };
+}
+
+std::vector<SettingSpec> dram_settings() {
+  return {
+      size_setting("dram.capacity", kMiB,
+                   [](Config& c) -> uint64_t& { return c.dram_capacity_bytes; }),
+      fraction_setting("dram.high_watermark",
+                       [](Config& c) -> double& { return c.store.high_watermark; }),
+      fraction_setting("dram.low_watermark",
+                       [](Config& c) -> double& { return c.store.low_watermark; }),
+      fraction_setting("dram.pinned_max_fraction",
+                       [](Config& c) -> double& { return c.store.pinned_max_fraction; }),
+      count_setting("index.max_blocks", {1024, uint64_t{1} << 28},
+                    [](Config& c) -> uint64_t& { return c.store.index_max_blocks; }),
+  };
+}
+
+std::vector<SettingSpec> nvme_settings() {
+  SettingSpec path = {"nvme.path", "a directory, or \"\" for no NVMe tier",
+                      [](const Scalar& scalar, Config& config) {
+                        config.store.nvme.path = scalar.text;
+                        return scalar.kind == Scalar::Kind::string;
+                      },
+                      [](const Config& config) { return config.store.nvme.path; }};
+  return {
+      std::move(path),
+      size_setting("nvme.capacity", 16 * kMiB,
+                   [](Config& c) -> uint64_t& { return c.store.nvme.capacity_bytes; }),
+      size_setting("nvme.memtable", kMiB,
+                   [](Config& c) -> uint64_t& { return c.store.nvme.memtable_bytes; }),
+      duration_setting("nvme.flush_interval", absl::Milliseconds(10),
+                       [](Config& c) -> absl::Duration& { return c.store.nvme.flush_interval; }),
+      size_setting("nvme.queue_max", kMiB,
+                   [](Config& c) -> uint64_t& { return c.store.nvme.queue_max_bytes; }),
+      count_setting("nvme.reader_threads", {1, 64},
+                    [](Config& c) -> int& { return c.store.nvme.reader_threads; }),
+      fraction_setting("nvme.free_space_min_fraction",
+                       [](Config& c) -> double& { return c.store.nvme.free_space_min_fraction; }),
+  };
+}
+
+const std::vector<SettingSpec>& setting_specs() {
+  static const std::vector<SettingSpec>& specs = *new std::vector<SettingSpec>([] {
+    std::vector<SettingSpec> all = node_settings();
+    for (auto& setting : dram_settings()) all.push_back(std::move(setting));
+    for (auto& setting : nvme_settings()) all.push_back(std::move(setting));
+    all.push_back(choice_setting("log.level", &Config::log_level,
+                                 {"trace", "debug", "info", "warn", "error"}));
+    all.push_back(choice_setting("log.format", &Config::log_format, {"text", "json"}));
+    return all;
+  }());
+  return specs;
+}
+
+Scalar to_scalar(const toml::value& value) {
+  if (value.is_string()) return {Scalar::Kind::string, value.as_string().str};
+  if (value.is_integer()) return {Scalar::Kind::integer, absl::StrCat(value.as_integer())};
+  if (value.is_floating()) return {Scalar::Kind::floating, absl::StrCat(value.as_floating())};
+  if (value.is_boolean()) return {Scalar::Kind::other, value.as_boolean() ? "true" : "false"};
+  return {Scalar::Kind::other, value.is_table() ? "a section" : "a list or date"};
+}
+
+std::string shown(const Scalar& scalar) {
+  return scalar.kind == Scalar::Kind::string ? absl::StrCat("\"", scalar.text, "\"") : scalar.text;
+}
+
+// Lines where keys stand, by "section.key"; for messages only.
+struct Loading {
+  Config config;
+  std::map<std::string, size_t> lines;
+
+  absl::Status refuse(const std::string& key, absl::string_view rest) const {
+    const auto line = lines.find(key);
+    return absl::InvalidArgumentError(absl::StrCat(
+        config.file, ":", line == lines.end() ? 0 : line->second, ": ", key, " ", rest));
+  }
+};
+
+absl::Status unknown_key(const Loading& loading, const std::string& key) {
+  const std::string section = key.substr(0, key.find('.') + 1);
+  std::vector<absl::string_view> known;
+  for (const auto& setting : setting_specs()) {
+    if (absl::StartsWith(setting.key, section)) known.push_back(setting.key);
+  }
+  if (known.empty()) {
+    return loading.refuse(
+        key, "is unknown; sections are node, data, admin, metrics, dram, index, nvme, log");
+  }
+  return loading.refuse(key, absl::StrCat("is unknown; known are ", absl::StrJoin(known, ", ")));
+}
+
+absl::Status read_setting(Loading& loading, const std::string& key, const toml::value& value) {
+  for (const auto& setting : setting_specs()) {
+    if (key != setting.key) continue;
+    const Scalar scalar = to_scalar(value);
+    if (setting.read(scalar, loading.config)) return absl::OkStatus();
+    return loading.refuse(key,
+                          absl::StrCat("is ", shown(scalar), "; allowed is ", setting.allowed));
+  }
+  return unknown_key(loading, key);
+}
+
+absl::Status check_relations(const Loading& loading) {
+  const Config& config = loading.config;
+  const TieredStoreConfig& store = config.store;
+  if (store.low_watermark >= store.high_watermark) {
+    const bool named = loading.lines.contains("dram.low_watermark");
+    return loading.refuse(
+        named ? "dram.low_watermark" : "dram.high_watermark",
+        absl::StrCat("is ", named ? store.low_watermark : store.high_watermark,
+                     "; dram.low_watermark (", store.low_watermark,
+                     ") must be below dram.high_watermark (", store.high_watermark, ")"));
+  }
+  if (store.nvme.path.empty()) return absl::OkStatus();
+  if (store.nvme.memtable_bytes > store.nvme.capacity_bytes / 2) {
+    const char* key = loading.lines.contains("nvme.memtable") ? "nvme.memtable" : "nvme.capacity";
+    return loading.refuse(
+        key, absl::StrCat("does not fit: nvme.memtable (", format_size(store.nvme.memtable_bytes),
+                          ") must be at most half of nvme.capacity (",
+                          format_size(store.nvme.capacity_bytes), ")"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status read_sections(Loading& loading, const toml::value& root) {
+  for (const auto& [section, body] : root.as_table()) {
+    loading.lines[section] = body.location().line();
+    if (!body.is_table()) return unknown_key(loading, section);
+    bool known = false;
+    for (const auto& setting : setting_specs()) {
+      known |= absl::StartsWith(setting.key, section + ".");
+    }
+    if (!known) return unknown_key(loading, section);
+    for (const auto& [name, value] : body.as_table()) {
+      loading.lines[section + "." + name] = value.location().line();
+    }
+  }
+  for (const auto& [section, body] : root.as_table()) {
+    for (const auto& [name, value] : body.as_table()) {
+      if (auto read = read_setting(loading, section + "." + name, value); !read.ok()) return read;
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+Config default_config() {
+  Config config;
+  config.store.nvme.capacity_bytes = 16 * kGiB;
+  return config;
+}
+
+absl::StatusOr<Config> load_config(const std::string& file) {
+  std::ifstream stream(file, std::ios::binary);
+  std::ostringstream text;
+  // A directory opens but cannot be read.
+  if (!stream || !(text << stream.rdbuf())) {
+    return absl::NotFoundError(
+        absl::StrCat("cannot read the configuration file ", file,
+                     ": it is missing, empty or unreadable; see deploy/hadald.toml for one"));
+  }
+  Loading loading = {.config = default_config()};
+  loading.config.file = file;
+  // toml11 reports by throwing.
+  try {
+    std::istringstream in(text.str());
+    const toml::value root = toml::parse(in, file);
+    if (auto read = read_sections(loading, root); !read.ok()) return read;
+  } catch (const toml::exception& error) {
+    const std::vector<std::string> lines = absl::StrSplit(error.what(), '\n');
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, ":", error.location().line(), ": not valid TOML: ", lines.front()));
+  } catch (const std::exception& error) {
+    return absl::InvalidArgumentError(absl::StrCat(file, ": not valid TOML: ", error.what()));
+  }
+  if (auto relations = check_relations(loading); !relations.ok()) return relations;
+  return std::move(loading.config);
+}
+
+std::vector<SettingValue> config_settings(const Config& config) {
+  std::vector<SettingValue> values;
+  for (const auto& setting : setting_specs())
+    values.push_back({setting.key, setting.print(config)});
+  return values;
+}
+
+std::string format_size(uint64_t bytes) {
+  const std::pair<const char*, uint64_t> units[] = {
+      {"TiB", kTiB}, {"GiB", kGiB}, {"MiB", kMiB}, {"KiB", 1024}};
+  for (const auto& [name, unit] : units) {
+    if (bytes > 0 && bytes % unit == 0) return absl::StrCat(bytes / unit, name);
+  }
+  return absl::StrCat(bytes);
+}
+
+}  // namespace hadal

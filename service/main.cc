@@ -1,0 +1,143 @@
+// hadald: the store node. Exit codes: 0 after a clean shutdown, 2 for usage (command line or
+// configuration), 1 for the rest.
+
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <condition_variable>
+#include <cstdio>
+#include <mutex>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "service/config.h"
+#include "service/log.h"
+#include "service/node.h"
+#include "service/server.h"
+
+namespace hadal {
+namespace {
+
+constexpr int kExitUsage = 2;
+constexpr int kExitFailure = 1;
+
+// Turns SIGTERM and SIGINT into a state that main waits for; the second one ends the process at
+// once with 1. Made before any other thread, which all inherit the mask.
+class Signals {
+ public:
+  Signals() {
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&set_);
+    sigaddset(&set_, SIGTERM);
+    sigaddset(&set_, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set_, nullptr);
+    thread_ = std::thread([this] { watch(); });
+    pthread_setname_np(thread_.native_handle(), "hadal-signal");
+  }
+
+  ~Signals() {
+    ending_ = true;
+    thread_.join();
+  }
+
+  void wait() {
+    std::unique_lock lock(mutex_);
+    arrived_.wait(lock, [this] { return count_ > 0; });
+  }
+
+ private:
+  void watch() {
+    const timespec tick = {.tv_sec = 0, .tv_nsec = 50'000'000};
+    while (!ending_) {
+      if (sigtimedwait(&set_, nullptr, &tick) < 0) continue;
+      std::lock_guard lock(mutex_);
+      if (++count_ > 1) _exit(kExitFailure);
+      arrived_.notify_all();
+    }
+  }
+
+  sigset_t set_;
+  std::atomic<bool> ending_ = false;
+  std::mutex mutex_;
+  std::condition_variable arrived_;
+  int count_ = 0;
+  std::thread thread_;
+};
+
+int say(int code, absl::string_view text) {
+  const std::string line = absl::StrCat("hadald: ", text, "\n");
+  std::fputs(line.c_str(), stderr);
+  return code;
+}
+
+void log_shutdown(const ShutdownReport& report) {
+  const LogLevel level = report.flushed ? LogLevel::info : LogLevel::warn;
+  log_event(level, "stopped",
+            {{"drained", report.drained ? "yes" : "no"},
+             {"flushed", report.flushed ? "yes" : report.flush_error},
+             {"written_blocks", absl::StrCat(report.written_blocks)},
+             {"written_bytes", absl::StrCat(report.written_bytes)},
+             {"persisted_blocks", absl::StrCat(report.persisted_blocks)}});
+}
+
+int serve(const Config& config) {
+  Signals signals;
+  start_logging(config.log_level, config.log_format);
+  auto server = Server::start(config);
+  if (!server.ok()) {
+    log_event(LogLevel::error, "cannot start",
+              {{"reason", std::string(server.status().message())}});
+    return kExitFailure;
+  }
+  const ListenAddresses& listening = (*server)->addresses();
+  log_event(LogLevel::info, "ready",
+            {{"node", config.node_name},
+             {"version", kHadalVersion},
+             {"transport", (*server)->transport_description()},
+             {"data", listening.data},
+             {"admin", listening.admin},
+             {"metrics", listening.metrics},
+             {"recovered_blocks", absl::StrCat((*server)->recovered_blocks())}});
+  std::printf("hadald ready data=%s admin=%s metrics=%s\n", listening.data.c_str(),
+              listening.admin.c_str(), listening.metrics.c_str());
+  std::fflush(stdout);
+  signals.wait();
+  log_event(LogLevel::info, "stopping", {{"bound", absl::FormatDuration(config.shutdown_timeout)}});
+  log_shutdown((*server)->shutdown());
+  server->reset();
+  return 0;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("hadald keeps KV-cache blocks in host memory and on NVMe for serving nodes.");
+  std::string file;
+  bool check_only = false;
+  app.add_option("--config", file, "configuration file, see deploy/hadald.toml")->required();
+  app.add_flag("--check-config", check_only, "check the configuration file and exit");
+  app.set_version_flag("--version", absl::StrCat("hadald ", kHadalVersion));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& wish) {  // --help, --version
+    return app.exit(wish);
+  } catch (const CLI::ParseError& error) {
+    std::fputs(app.help().c_str(), stderr);
+    return say(kExitUsage, error.what());
+  }
+  const auto config = load_config(file);
+  if (!config.ok()) {
+    return say(kExitUsage, absl::string_view(config.status().message()));
+  }
+  if (check_only) {
+    std::printf("%s: good\n", file.c_str());
+    return 0;
+  }
+  return serve(*config);
+}
+
+}  // namespace
+}  // namespace hadal
+
+int main(int argc, char** argv) { return hadal::run(argc, argv); }
