@@ -37,8 +37,8 @@ enum class EvictionVerdict : uint8_t {
 
 class EvictionPolicy {
  public:
-  // Of one reserve: beyond it the put is refused rather than kept waiting.
-  static constexpr int kVictimsPerReserveMax = 128;
+  // Blocks that one reserve looks at: beyond it the put is refused rather than kept waiting.
+  static constexpr int kVictimsPerReserveMax = 256;
 
   explicit EvictionPolicy(const EvictionLimits& limits) : limits_(limits) {}
 

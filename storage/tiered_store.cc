@@ -22,6 +22,7 @@ namespace hadal {
 namespace {
 
 constexpr uint32_t kLeaseMaxMs = 10 * 60 * 1000;
+constexpr size_t kWaitersMax = 1024;       // reads of one block that share a transfer
 constexpr double kQueueMaxFraction = 0.5;  // of the slab that queued writes may keep from eviction
 
 struct Counters {
@@ -401,11 +402,16 @@ void TieredStoreImpl::read(const ReadRequest& request, Reply reply) {
 }
 
 void TieredStoreImpl::load_from_nvme(const NvmeRecord& record, Waiter waiter) {
+  bool refused = false;
   {
     const std::lock_guard lock(loads_mutex_);
     std::vector<Waiter>& waiters = loads_[record.ordinal];
-    waiters.push_back(std::move(waiter));
-    if (waiters.size() > 1) return;
+    refused = waiters.size() >= kWaitersMax;
+    if (!refused) waiters.push_back(std::move(waiter));
+    if (!refused && waiters.size() > 1) return;
+  }
+  if (refused) {
+    return miss(waiter, absl::ResourceExhaustedError("too many reads wait for this block"));
   }
   const bool queued =
       nvme_->load(record, [this, record](absl::StatusOr<absl::Span<const std::byte>> bytes) {

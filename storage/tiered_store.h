@@ -26,8 +26,9 @@ struct NvmeConfig {
   uint64_t capacity_bytes = 0;  // hard bound of what the directory holds
   uint64_t memtable_bytes = 256u << 20;
   absl::Duration flush_interval = absl::Seconds(2);
-  uint64_t queue_max_bytes =
-      512u << 20;  // write-behind; beyond it demotions are dropped and counted
+  // Write-behind; beyond it demotions are dropped and counted. Half of the slab at most is used,
+  // since a queued block stays in DRAM.
+  uint64_t queue_max_bytes = 512u << 20;
   int reader_threads = 2;
   double free_space_min_fraction = 0.05;  // of the file system: below it nothing is offloaded
 };
@@ -87,7 +88,9 @@ class TieredStore {
                                                            const Clock& clock);
   virtual ~TieredStore() = default;
 
-  // See BlockHandler (transport/block_server.h) for the meaning of these six.
+  // See BlockHandler (transport/block_server.h) for the meaning of these six. A lease lasts at most
+  // 10 minutes. A read's max_bytes of 0 is no bound. report_bad answers false for a bad block that
+  // only NVMe holds: it goes a moment later, when a storage thread has checked it.
   virtual LookupAnswer lookup(absl::Span<const BlockKey> keys, const LookupOptions& options) = 0;
   virtual void release(uint64_t lease) = 0;
   virtual absl::StatusOr<PutSlot> reserve(const PutOffer& offer) = 0;
