@@ -1,8 +1,11 @@
 #include "tests/integration/node_process.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,26 +23,63 @@ uint16_t read_port(int output) {
   return static_cast<uint16_t>(atoi(text.c_str()));
 }
 
-}  // namespace
+struct Spawned {
+  pid_t pid = 0;
+  int input = -1;
+};
 
-std::unique_ptr<NodeProcess> NodeProcess::start(const std::string& binary, uint16_t port) {
+// `output`: where to put the reading end of its standard output; null leaves that alone.
+Spawned spawn(const std::vector<std::string>& command, int* output) {
+  std::vector<char*> arguments;
+  for (const std::string& text : command) arguments.push_back(const_cast<char*>(text.c_str()));
+  arguments.push_back(nullptr);
   int input[2];
-  int output[2];
-  if (pipe2(input, O_CLOEXEC) != 0 || pipe2(output, O_CLOEXEC) != 0) return nullptr;
-  const std::string port_text = std::to_string(port);
+  int printed[2] = {-1, -1};
+  if (pipe2(input, O_CLOEXEC) != 0) return {};
+  if (output != nullptr && pipe2(printed, O_CLOEXEC) != 0) return {};
   const pid_t pid = fork();
   if (pid == 0) {
     dup2(input[0], STDIN_FILENO);
-    dup2(output[1], STDOUT_FILENO);
-    execl(binary.c_str(), binary.c_str(), port_text.c_str(), nullptr);
+    if (output != nullptr) dup2(printed[1], STDOUT_FILENO);
+    execv(arguments[0], arguments.data());
     _exit(127);
   }
   close(input[0]);
-  close(output[1]);
-  const uint16_t got = read_port(output[0]);
-  close(output[0]);
-  auto process = std::unique_ptr<NodeProcess>(new NodeProcess(pid, input[1], got));
+  if (output != nullptr) {
+    close(printed[1]);
+    *output = printed[0];
+  }
+  return {pid, input[1]};
+}
+
+}  // namespace
+
+std::unique_ptr<NodeProcess> NodeProcess::start(const std::string& binary, uint16_t port) {
+  int output = -1;
+  const Spawned spawned = spawn({binary, std::to_string(port)}, &output);
+  const uint16_t got = read_port(output);
+  close(output);
+  auto process = std::unique_ptr<NodeProcess>(new NodeProcess(spawned.pid, spawned.input, got));
   return got == 0 ? nullptr : std::move(process);
+}
+
+std::unique_ptr<NodeProcess> NodeProcess::start_command(const std::vector<std::string>& command,
+                                                        uint16_t port) {
+  const Spawned spawned = spawn(command, nullptr);
+  if (spawned.pid <= 0) return nullptr;
+  return std::unique_ptr<NodeProcess>(new NodeProcess(spawned.pid, spawned.input, port));
+}
+
+uint16_t NodeProcess::free_port() {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  auto* const any = reinterpret_cast<sockaddr*>(&address);
+  const bool bound = bind(fd, any, size) == 0 && getsockname(fd, any, &size) == 0;
+  close(fd);
+  return bound ? ntohs(address.sin_port) : 0;
 }
 
 void NodeProcess::signal(int number) {

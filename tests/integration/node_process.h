@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "common/node_address.h"
 
@@ -12,8 +13,14 @@ namespace hadal {
 // A store node process. Killed, and waited for, when this goes.
 class NodeProcess {
  public:
-  // Runs `binary` and waits until it says its port; null where it does not. Port 0: a free one.
+  // Runs `store_node PORT` and waits until it says its port; null where it does not. Port 0: a
+  // free one.
   static std::unique_ptr<NodeProcess> start(const std::string& binary, uint16_t port);
+  // Runs a command that will listen on `port`, and does not wait for that.
+  static std::unique_ptr<NodeProcess> start_command(const std::vector<std::string>& command,
+                                                    uint16_t port);
+  // A TCP port of this machine that nobody listens on now; 0 where there is none.
+  static uint16_t free_port();
   ~NodeProcess();
 
   void signal(int number);
