@@ -1,0 +1,418 @@
+#include "transport/block_server.h"
+
+#include <algorithm>
+#include <deque>
+#include <map>
+#include <optional>
+#include <thread>
+#include <unordered_map>
+
+#include "absl/strings/str_cat.h"
+#include "transport/control_payload.h"
+
+namespace hadal {
+namespace {
+
+constexpr int kBlocksInFlightMax = 16;      // sends of blocks a connection
+constexpr int kReadsInFlightMax = 64;       // reads a connection has asked of the store
+constexpr size_t kReadsWaitingMax = 65536;  // a connection, all batches together
+constexpr absl::Duration kPutTimeout = absl::Seconds(30);
+
+struct PutBatch {
+  std::vector<PutOffer> offers;
+  std::vector<std::optional<PutSlot>> slots;  // empty where refused or done
+  size_t open = 0;
+};
+
+struct PendingRead {
+  MessageHeader reply;
+  ReadRequest request;
+};
+
+struct PeerConnection {
+  bool greeted = false;
+  std::map<uint64_t, PutBatch> puts;  // by operation
+  std::deque<PendingRead> waiting_reads;
+  int reads_in_flight = 0;
+  std::deque<OutgoingMessage> waiting_blocks;
+  int blocks_in_flight = 0;
+};
+
+// All state, on the I/O thread. Later answers hold it weakly.
+class ServerCore final : public ConnectionEvents, public std::enable_shared_from_this<ServerCore> {
+ public:
+  ServerCore(MessageTransport& messages, BlockHandler& handler, std::string library)
+      : messages_(messages), handler_(handler), library_(std::move(library)) {}
+
+  void on_accepted(ConnectionId connection) override { peers_[connection]; }
+  void on_closed(ConnectionId connection, const absl::Status&) override {
+    peers_.erase(connection);
+  }
+  PayloadPlace on_message(ConnectionId connection, const MessageHeader& header) override;
+
+  size_t peer_count() const { return peers_.size(); }
+  void refuse_puts() { refuse_puts_ = true; }
+  bool idle() const;
+  void clear() { peers_.clear(); }
+
+ private:
+  PayloadPlace put_block_place(ConnectionId connection, const MessageHeader& header);
+  void handle(ConnectionId connection, const MessageHeader& header,
+              absl::Span<const std::byte> payload);
+  absl::Status dispatch(ConnectionId connection, const MessageHeader& header,
+                        absl::Span<const std::byte> payload);
+  absl::Status hello(ConnectionId connection, const MessageHeader& header,
+                     absl::Span<const std::byte> payload);
+  absl::Status lookup(ConnectionId connection, const MessageHeader& header,
+                      absl::Span<const std::byte> payload);
+  absl::Status put_offer(ConnectionId connection, const MessageHeader& header,
+                         absl::Span<const std::byte> payload);
+  absl::Status get(ConnectionId connection, const MessageHeader& header,
+                   absl::Span<const std::byte> payload);
+  absl::Status report_bad(ConnectionId connection, const MessageHeader& header,
+                          absl::Span<const std::byte> payload);
+  void finish_put(ConnectionId connection, const MessageHeader& header,
+                  const absl::Status& arrived);
+  void pump_reads(ConnectionId connection);
+  void answer_read(ConnectionId connection, const MessageHeader& reply,
+                   absl::StatusOr<StoredBlock> block);
+  void pump_blocks(ConnectionId connection);
+  void close_later(ConnectionId connection, const absl::Status& why);
+
+  MessageTransport& messages_;
+  BlockHandler& handler_;
+  const std::string library_;
+  bool refuse_puts_ = false;
+  std::unordered_map<ConnectionId, PeerConnection> peers_;
+};
+
+bool ServerCore::idle() const {
+  return std::all_of(peers_.begin(), peers_.end(), [](const auto& entry) {
+    const PeerConnection& peer = entry.second;
+    return peer.puts.empty() && peer.waiting_reads.empty() && peer.reads_in_flight == 0 &&
+           peer.waiting_blocks.empty() && peer.blocks_in_flight == 0;
+  });
+}
+
+// Not inside UCX's own callback.
+void ServerCore::close_later(ConnectionId connection, const absl::Status& why) {
+  messages_.count_protocol_error();
+  messages_.after(absl::Milliseconds(20), [weak = weak_from_this(), connection, why] {
+    if (auto core = weak.lock()) core->messages_.close(connection, why);
+  });
+}
+
+PayloadPlace ServerCore::on_message(ConnectionId connection, const MessageHeader& header) {
+  const auto peer = peers_.find(connection);
+  if (peer == peers_.end()) return {};
+  const bool ours = header.magic == kWireMagic;
+  const bool is_hello = header.type == MessageType::hello;
+  if (!ours || (!is_hello && (!peer->second.greeted || header.version != kWireVersion))) {
+    close_later(connection,
+                absl::InvalidArgumentError("message before HELLO or of another protocol"));
+    return {};
+  }
+  if (header.type == MessageType::put_block) return put_block_place(connection, header);
+  if (header.payload_bytes == 0) {
+    handle(connection, header, {});
+    return {};
+  }
+  return control_place(header.payload_bytes, [weak = weak_from_this(), connection,
+                                              header](absl::Span<const std::byte> payload) {
+    if (auto core = weak.lock()) core->handle(connection, header, payload);
+  });
+}
+
+void ServerCore::handle(ConnectionId connection, const MessageHeader& header,
+                        absl::Span<const std::byte> payload) {
+  if (peers_.find(connection) == peers_.end()) return;
+  absl::Status status = dispatch(connection, header, payload);
+  if (!status.ok()) close_later(connection, status);
+}
+
+absl::Status ServerCore::dispatch(ConnectionId connection, const MessageHeader& header,
+                                  absl::Span<const std::byte> payload) {
+  switch (header.type) {
+    case MessageType::hello:
+      return hello(connection, header, payload);
+    case MessageType::ping: {
+      MessageHeader pong;
+      pong.type = MessageType::pong;
+      messages_.send(connection, {pong});
+      return absl::OkStatus();
+    }
+    case MessageType::lookup:
+      return lookup(connection, header, payload);
+    case MessageType::release:
+      handler_.release(header.lease);
+      return absl::OkStatus();
+    case MessageType::put_offer:
+      return put_offer(connection, header, payload);
+    case MessageType::get:
+      return get(connection, header, payload);
+    case MessageType::report_bad:
+      return report_bad(connection, header, payload);
+    default:
+      return absl::InvalidArgumentError(
+          absl::StrCat("unexpected message of type ", static_cast<int>(header.type)));
+  }
+}
+
+absl::Status ServerCore::hello(ConnectionId connection, const MessageHeader& header,
+                               absl::Span<const std::byte> payload) {
+  absl::StatusOr<Hello> hello = read_hello(payload);
+  if (!hello.ok()) return hello.status();
+  MessageHeader reply;
+  reply.type = MessageType::hello_reply;
+  if (header.version != kWireVersion || hello->protocol_version != kWireVersion) {
+    const absl::Status refused = absl::FailedPreconditionError(absl::StrCat(
+        "the node speaks protocol version ", kWireVersion, " (", library_, "), the client ",
+        hello->protocol_version, " (", hello->library, "); use builds of one version"));
+    messages_.send(connection, status_message(reply, refused));
+    return refused;
+  }
+  peers_[connection].greeted = true;
+  messages_.send(connection, control_message(reply, write_hello({kWireVersion, library_, "", ""})));
+  return absl::OkStatus();
+}
+
+absl::Status ServerCore::lookup(ConnectionId connection, const MessageHeader& header,
+                                absl::Span<const std::byte> payload) {
+  absl::StatusOr<std::vector<BlockKey>> keys = read_keys(payload, header.count);
+  if (!keys.ok()) return keys.status();
+  LookupOptions options;
+  options.lease_ms = header.index;
+  const LookupAnswer answer = handler_.lookup(*keys, options);
+  MessageHeader reply;
+  reply.type = MessageType::lookup_reply;
+  reply.operation = header.operation;
+  reply.count = header.count;
+  reply.lease = answer.lease;
+  messages_.send(connection, control_message(reply, write_answers(answer.keys)));
+  return absl::OkStatus();
+}
+
+absl::Status ServerCore::put_offer(ConnectionId connection, const MessageHeader& header,
+                                   absl::Span<const std::byte> payload) {
+  absl::StatusOr<std::vector<PutOffer>> offers = read_offers(payload, header.count);
+  if (!offers.ok()) return offers.status();
+  PeerConnection& peer = peers_[connection];
+  if (peer.puts.count(header.operation) != 0)
+    return absl::InvalidArgumentError("operation offered twice");
+  PutBatch batch;
+  std::vector<absl::Status> verdicts;
+  for (const PutOffer& offer : *offers) {
+    absl::StatusOr<PutSlot> slot = absl::UnavailableError("the node is shutting down");
+    if (!refuse_puts_) slot = handler_.reserve(offer);
+    verdicts.push_back(slot.status());
+    batch.slots.push_back(slot.ok() ? std::optional<PutSlot>(*std::move(slot)) : std::nullopt);
+    batch.open += batch.slots.back().has_value();
+  }
+  batch.offers = *std::move(offers);
+  const uint64_t operation = header.operation;
+  if (batch.open > 0) {
+    peer.puts.emplace(operation, std::move(batch));
+    messages_.after(kPutTimeout, [weak = weak_from_this(), connection, operation] {
+      auto core = weak.lock();
+      if (!core) return;
+      const auto found = core->peers_.find(connection);
+      if (found != core->peers_.end()) found->second.puts.erase(operation);  // gives the slots back
+    });
+  }
+  MessageHeader reply;
+  reply.type = MessageType::put_verdict;
+  reply.operation = operation;
+  reply.count = header.count;
+  messages_.send(connection, control_message(reply, write_statuses(verdicts)));
+  return absl::OkStatus();
+}
+
+PayloadPlace ServerCore::put_block_place(ConnectionId connection, const MessageHeader& header) {
+  PeerConnection& peer = peers_[connection];
+  const auto batch = peer.puts.find(header.operation);
+  if (batch == peer.puts.end() || header.index >= batch->second.slots.size() ||
+      !batch->second.slots[header.index].has_value() ||
+      batch->second.offers[header.index].bytes != header.payload_bytes) {
+    // Not offered, or too late: take the bytes and forget them, since a refusal leaks in UCX
+    // before 1.14.
+    auto scratch = std::make_shared<MessageBytes>(header.payload_bytes);
+    return {absl::MakeSpan(*scratch), scratch, nullptr};
+  }
+  const PutSlot& slot = *batch->second.slots[header.index];
+  return {slot.bytes, slot.hold,
+          [weak = weak_from_this(), connection, header](const absl::Status& status) {
+            if (auto core = weak.lock()) core->finish_put(connection, header, status);
+          }};
+}
+
+void ServerCore::finish_put(ConnectionId connection, const MessageHeader& header,
+                            const absl::Status& arrived) {
+  const auto peer = peers_.find(connection);
+  if (peer == peers_.end()) return;
+  const auto batch = peer->second.puts.find(header.operation);
+  if (batch == peer->second.puts.end() || !batch->second.slots[header.index].has_value()) return;
+  const absl::Status status =
+      arrived.ok() ? handler_.commit(batch->second.slots[header.index]->ticket) : arrived;
+  batch->second.slots[header.index].reset();
+  if (--batch->second.open == 0) peer->second.puts.erase(batch);
+  MessageHeader reply;
+  reply.type = MessageType::put_result;
+  reply.operation = header.operation;
+  reply.index = header.index;
+  messages_.send(connection, status_message(reply, status));
+}
+
+absl::Status ServerCore::get(ConnectionId connection, const MessageHeader& header,
+                             absl::Span<const std::byte> payload) {
+  absl::StatusOr<std::vector<ReadRequest>> reads = read_reads(payload, header.count);
+  if (!reads.ok()) return reads.status();
+  PeerConnection& peer = peers_[connection];
+  if (peer.waiting_reads.size() + reads->size() > kReadsWaitingMax) {
+    return absl::ResourceExhaustedError("too many reads wait on this connection");
+  }
+  for (uint32_t i = 0; i < reads->size(); ++i) {
+    PendingRead read;
+    read.reply.type = MessageType::get_block;
+    read.reply.operation = header.operation;
+    read.reply.index = i;
+    read.request = (*reads)[i];
+    peer.waiting_reads.push_back(read);
+  }
+  pump_reads(connection);
+  return absl::OkStatus();
+}
+
+void ServerCore::pump_reads(ConnectionId connection) {
+  for (auto peer = peers_.find(connection);
+       peer != peers_.end() && !peer->second.waiting_reads.empty() &&
+       peer->second.reads_in_flight < kReadsInFlightMax;
+       peer = peers_.find(connection)) {
+    const PendingRead read = peer->second.waiting_reads.front();
+    peer->second.waiting_reads.pop_front();
+    ++peer->second.reads_in_flight;
+    handler_.read(read.request, [weak = weak_from_this(), messages = &messages_, connection,
+                                 reply = read.reply](absl::StatusOr<StoredBlock> block) {
+      auto core = weak.lock();
+      if (!core) return;
+      if (messages->on_io_thread()) return core->answer_read(connection, reply, std::move(block));
+      messages->post([weak, connection, reply, block = std::move(block)]() mutable {
+        if (auto core = weak.lock()) {
+          core->answer_read(connection, reply, std::move(block));
+          core->pump_reads(connection);
+        }
+      });
+    });
+  }
+}
+
+void ServerCore::answer_read(ConnectionId connection, const MessageHeader& reply,
+                             absl::StatusOr<StoredBlock> block) {
+  const auto peer = peers_.find(connection);
+  if (peer == peers_.end()) return;
+  --peer->second.reads_in_flight;
+  if (!block.ok()) {
+    messages_.send(connection, status_message(reply, block.status()));
+    return;
+  }
+  OutgoingMessage message;
+  message.header = reply;
+  message.header.generation = block->generation;
+  message.header.dropped_planes = block->dropped_planes;
+  message.header.key_planes = block->precision.key_planes;
+  message.header.value_planes = block->precision.value_planes;
+  message.header.tier = static_cast<uint8_t>(block->tier);
+  message.payload = block->bytes;
+  message.hold = block->hold;
+  peer->second.waiting_blocks.push_back(std::move(message));
+  pump_blocks(connection);
+}
+
+void ServerCore::pump_blocks(ConnectionId connection) {
+  for (auto peer = peers_.find(connection);
+       peer != peers_.end() && !peer->second.waiting_blocks.empty() &&
+       peer->second.blocks_in_flight < kBlocksInFlightMax;
+       peer = peers_.find(connection)) {
+    OutgoingMessage message = std::move(peer->second.waiting_blocks.front());
+    peer->second.waiting_blocks.pop_front();
+    ++peer->second.blocks_in_flight;
+    message.sent = [weak = weak_from_this(), messages = &messages_, connection] {
+      auto core = weak.lock();
+      if (!core) return;
+      const auto found = core->peers_.find(connection);
+      if (found == core->peers_.end()) return;
+      --found->second.blocks_in_flight;
+      if (!found->second.waiting_blocks.empty()) {
+        messages->post([weak, connection] {
+          if (auto core = weak.lock()) core->pump_blocks(connection);
+        });
+      }
+    };
+    messages_.send(connection, std::move(message));
+  }
+}
+
+absl::Status ServerCore::report_bad(ConnectionId connection, const MessageHeader& header,
+                                    absl::Span<const std::byte> payload) {
+  absl::StatusOr<std::vector<BlockKey>> keys = read_keys(payload, 1);
+  if (!keys.ok()) return keys.status();
+  MessageHeader reply;
+  reply.type = MessageType::report_reply;
+  reply.operation = header.operation;
+  reply.count = handler_.report_bad(keys->front(), header.generation);
+  messages_.send(connection, {reply});
+  return absl::OkStatus();
+}
+
+class BlockServerImpl final : public BlockServer {
+ public:
+  BlockServerImpl(std::shared_ptr<Transport> transport, BlockHandler& handler)
+      : transport_(std::move(transport)),
+        core_(std::make_shared<ServerCore>(transport_->messages(), handler,
+                                           transport_->description())) {}
+  ~BlockServerImpl() override {
+    transport_->messages().run([this] {
+      transport_->messages().forget(*core_);
+      core_->clear();
+    });
+  }
+
+  absl::Status listen(const std::string& address) {
+    absl::StatusOr<uint16_t> port = absl::InternalError("not listened");
+    transport_->messages().run([&] { port = transport_->messages().listen(address, *core_); });
+    if (port.ok()) port_ = *port;
+    return port.status();
+  }
+  uint16_t port() const override { return port_; }
+  size_t peer_count() const override {
+    size_t count = 0;
+    transport_->messages().run([&] { count = core_->peer_count(); });
+    return count;
+  }
+  bool drain(absl::Duration at_most) override {
+    const absl::Time until = absl::Now() + at_most;
+    bool idle = false;
+    transport_->messages().run([this] { core_->refuse_puts(); });
+    while (true) {
+      transport_->messages().run([&] { idle = core_->idle(); });
+      if (idle || absl::Now() >= until) return idle;
+      absl::SleepFor(absl::Milliseconds(5));
+    }
+  }
+
+ private:
+  std::shared_ptr<Transport> transport_;
+  std::shared_ptr<ServerCore> core_;
+  uint16_t port_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<BlockServer>> BlockServer::listen(
+    std::shared_ptr<Transport> transport, const std::string& address, BlockHandler& handler) {
+  auto server = std::make_unique<BlockServerImpl>(std::move(transport), handler);
+  absl::Status status = server->listen(address);
+  if (!status.ok()) return status;
+  return std::unique_ptr<BlockServer>(std::move(server));
+}
+
+}  // namespace hadal

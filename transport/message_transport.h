@@ -1,0 +1,79 @@
+#pragma once
+
+// The lower layer of transport/, private to this folder: connections that carry messages. A message
+// is a fixed header and a payload; the receiver chooses where a payload lands before it moves.
+//
+// Threads: every method but post() and the ones said so is called on the I/O thread; callbacks run
+// there.
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "transport/message_header.h"
+
+namespace hadal {
+
+using ConnectionId = uint64_t;  // never reused; 0 is none
+
+// Where an arriving payload goes. Without bytes it is refused. `done` runs when it has arrived, or
+// failed; `hold` lives until the network has let go of the bytes.
+struct PayloadPlace {
+  absl::Span<std::byte> bytes;
+  std::shared_ptr<void> hold;
+  std::function<void(absl::Status)> done;
+};
+
+// What a connection's user hears.
+class ConnectionEvents {
+ public:
+  virtual ~ConnectionEvents() = default;
+  virtual void on_accepted(ConnectionId connection) = 0;
+  // A message without payload has `payload_bytes` 0 and its place is ignored.
+  virtual PayloadPlace on_message(ConnectionId connection, const MessageHeader& header) = 0;
+  // Closed by the other side, by an error, or by close(). Nothing comes after it.
+  virtual void on_closed(ConnectionId connection, const absl::Status& why) = 0;
+};
+
+struct OutgoingMessage {
+  MessageHeader header;
+  absl::Span<const std::byte> payload;
+  std::shared_ptr<const void> hold;  // kept until the send has ended
+  std::function<void()> sent;        // the send has ended, well or not; may be empty
+};
+
+class MessageTransport {
+ public:
+  virtual ~MessageTransport() = default;
+
+  // Any thread: runs `task` on the I/O thread, in order of posting. Dropped where the transport has
+  // ended.
+  virtual void post(std::function<void()> task) = 0;
+  // Any thread: posts and waits for it. Runs at once where called on the I/O thread.
+  void run(const std::function<void()>& task);
+
+  // Runs `task` once after a while.
+  virtual void after(absl::Duration delay, std::function<void()> task) = 0;
+
+  // Listens on host:port (port 0 takes a free one) and answers the port. `events` outlives it.
+  virtual absl::StatusOr<uint16_t> listen(const std::string& address, ConnectionEvents& events) = 0;
+  // Stops listening for these events and closes their connections without further calls to them.
+  virtual void forget(ConnectionEvents& events) = 0;
+
+  // Starts a connection. Failing to reach the other side comes as on_closed.
+  virtual absl::StatusOr<ConnectionId> connect(const std::string& host, uint16_t port,
+                                               ConnectionEvents& events) = 0;
+  virtual void send(ConnectionId connection, OutgoingMessage message) = 0;
+  virtual void close(ConnectionId connection, const absl::Status& why) = 0;
+
+  virtual bool on_io_thread() const = 0;
+  virtual void count_expired() = 0;
+  virtual void count_protocol_error() = 0;
+};
+
+}  // namespace hadal

@@ -1,0 +1,553 @@
+#include "transport/ucx_transport.h"
+
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <future>
+
+#include "absl/strings/str_cat.h"
+
+namespace hadal {
+namespace {
+
+constexpr unsigned kMessageId = 1;
+constexpr int kIdlePollMs = 100;
+constexpr int kProgressRounds = 64;
+
+absl::Status ucx_error(absl::string_view what, ucs_status_t status) {
+  return absl::UnavailableError(absl::StrCat(what, ": ", ucs_status_string(status)));
+}
+
+// Settings that peer error handling needs (docs/wire_protocol.md). Transport-level ones are read by
+// UCX from the environment when the context is made; a user's own setting wins.
+void set_defaults() {
+  for (const auto& [name, value] : {std::pair{"UCX_MM_ERROR_HANDLING", "y"},
+                                    {"UCX_CMA_MEMORY_INVALIDATE", "y"},
+                                    {"UCX_TCP_CM_REUSEADDR", "y"},
+                                    {"UCX_IB_PCI_RELAXED_ORDERING", "n"},
+                                    {"UCX_WARN_UNUSED_ENV_VARS", "n"}}) {
+    setenv(name, value, 0);
+  }
+}
+
+class SlabMemory final : public RegisteredMemory {
+ public:
+  SlabMemory(std::shared_ptr<UcxTransport> transport, absl::Span<std::byte> bytes, ucp_mem_h handle)
+      : transport_(std::move(transport)), bytes_(bytes), handle_(handle) {}
+  ~SlabMemory() override {
+    transport_->run([this] { transport_->unmap(handle_); });
+    munmap(bytes_.data(), bytes_.size());
+  }
+  absl::Span<std::byte> bytes() override { return bytes_; }
+
+ private:
+  std::shared_ptr<UcxTransport> transport_;
+  absl::Span<std::byte> bytes_;
+  ucp_mem_h handle_;
+};
+
+absl::StatusOr<sockaddr_storage> resolve(const std::string& host, uint16_t port,
+                                         socklen_t& length) {
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
+  if (error != 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot resolve '", host, "': ", gai_strerror(error), "; check the name"));
+  }
+  sockaddr_storage address = {};
+  std::memcpy(&address, found->ai_addr, found->ai_addrlen);
+  length = found->ai_addrlen;
+  freeaddrinfo(found);
+  return address;
+}
+
+absl::Status split_address(const std::string& address, std::string& host, uint16_t& port) {
+  const size_t colon = address.rfind(':');
+  if (colon == std::string::npos) {
+    return absl::InvalidArgumentError(absl::StrCat("address '", address, "' has no port"));
+  }
+  host = address.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
+  port = static_cast<uint16_t>(std::strtoul(address.c_str() + colon + 1, nullptr, 10));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void MessageTransport::run(const std::function<void()>& task) {
+  if (on_io_thread()) return task();
+  std::promise<void> done;
+  post([&] {
+    task();
+    done.set_value();
+  });
+  done.get_future().wait();
+}
+
+// One send in flight: owns its header, which UCX reads until the send has ended.
+struct UcxTransport::Send {
+  UcxTransport* transport;
+  OutgoingMessage message;
+};
+
+struct UcxTransport::Receive {
+  UcxTransport* transport;
+  PayloadPlace place;
+  uint64_t bytes;
+};
+
+struct UcxTransport::Listener {
+  UcxTransport* transport;
+  ConnectionEvents* events;
+  ucp_listener_h handle = nullptr;
+};
+
+absl::StatusOr<std::shared_ptr<UcxTransport>> UcxTransport::create(const TransportConfig& config) {
+  // The last reference may be dropped by a callback on the I/O thread, which cannot join itself.
+  std::shared_ptr<UcxTransport> transport(new UcxTransport(config), [](UcxTransport* last) {
+    if (!last->on_io_thread()) {
+      delete last;
+    } else {
+      std::thread([last] { delete last; }).detach();
+    }
+  });
+  absl::Status status = transport->start();
+  if (!status.ok()) return status;
+  return transport;
+}
+
+absl::Status UcxTransport::start() {
+  set_defaults();
+  ucp_config_t* config = nullptr;
+  ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);
+  if (status != UCS_OK) return ucx_error("cannot read the UCX configuration", status);
+  const std::string tls = config_.tls == "auto" ? "" : config_.tls;
+  if (!tls.empty()) {
+    const bool has_tcp = absl::StrCat(",", tls, ",").find(",tcp,") != std::string::npos;
+    ucp_config_modify(config, "TLS", (has_tcp ? tls : tls + ",tcp").c_str());
+  }
+  ucp_params_t params = {};
+  params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED;
+  params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
+  params.mt_workers_shared = 1;
+  status = ucp_init(&params, config, &context_);
+  ucp_config_release(config);
+  if (status != UCS_OK) {
+    return ucx_error(absl::StrCat("cannot start UCX with transports '", config_.tls, "'"), status);
+  }
+  wake_fd_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  std::promise<absl::Status> ready;
+  std::future<absl::Status> result = ready.get_future();
+  thread_ = std::thread([this, &ready] {
+    pthread_setname_np(pthread_self(), config_.name.substr(0, 15).c_str());
+    io_thread_ = std::this_thread::get_id();
+    absl::Status started = start_worker();
+    const bool ok = started.ok();
+    ready.set_value(std::move(started));
+    if (ok) loop();
+  });
+  return result.get();
+}
+
+absl::Status UcxTransport::start_worker() {
+  ucp_worker_params_t params = {};
+  params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
+  params.thread_mode = UCS_THREAD_MODE_SINGLE;
+  ucs_status_t status = ucp_worker_create(context_, &params, &worker_);
+  if (status != UCS_OK) {
+    return ucx_error("cannot create a UCX worker (it needs 4.3 MiB of /dev/shm)", status);
+  }
+  status = ucp_worker_get_efd(worker_, &worker_fd_);
+  if (status != UCS_OK) return ucx_error("cannot wait for UCX events", status);
+  ucp_am_handler_param_t handler = {};
+  handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
+                       UCP_AM_HANDLER_PARAM_FIELD_ARG;
+  handler.id = kMessageId;
+  handler.cb = &UcxTransport::on_active_message;
+  handler.arg = this;
+  status = ucp_worker_set_am_recv_handler(worker_, &handler);
+  return status == UCS_OK ? absl::OkStatus() : ucx_error("cannot receive messages", status);
+}
+
+UcxTransport::~UcxTransport() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  wake();
+  if (thread_.joinable()) thread_.join();
+  if (worker_ != nullptr) ucp_worker_destroy(worker_);
+  if (context_ != nullptr) ucp_cleanup(context_);
+  if (wake_fd_ >= 0) ::close(wake_fd_);
+}
+
+void UcxTransport::wake() {
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = write(wake_fd_, &one, sizeof(one));
+}
+
+void UcxTransport::post(std::function<void()> task) {
+  bool was_empty = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    was_empty = tasks_.empty();
+    tasks_.push_back(std::move(task));
+  }
+  if (was_empty && !on_io_thread()) wake();
+}
+
+void UcxTransport::after(absl::Duration delay, std::function<void()> task) {
+  timers_.emplace(absl::Now() + delay, std::move(task));
+}
+
+bool UcxTransport::run_tasks() {
+  std::vector<std::function<void()>> tasks;
+  {
+    absl::MutexLock lock(&mutex_);
+    tasks.swap(tasks_);
+  }
+  for (std::function<void()>& task : tasks) task();
+  return !tasks.empty();
+}
+
+bool UcxTransport::run_timers() {
+  bool ran = false;
+  const absl::Time now = absl::Now();
+  while (!timers_.empty() && timers_.begin()->first <= now) {
+    std::function<void()> task = std::move(timers_.begin()->second);
+    timers_.erase(timers_.begin());
+    task();
+    ran = true;
+  }
+  return ran;
+}
+
+void UcxTransport::loop() {
+  absl::Time busy = absl::Now();
+  while (true) {
+    bool worked = false;
+    for (int i = 0; i < kProgressRounds; ++i) {
+      if (ucp_worker_progress(worker_) == 0) break;
+      worked = true;
+    }
+    worked |= run_tasks();
+    worked |= run_timers();
+    {
+      absl::MutexLock lock(&mutex_);
+      if (stopping_ && tasks_.empty()) break;
+    }
+    const absl::Time now = absl::Now();
+    if (worked) busy = now;
+    if (now - busy >= config_.spin) sleep_until_event();
+  }
+  finish();
+}
+
+void UcxTransport::sleep_until_event() {
+  if (ucp_worker_arm(worker_) != UCS_OK) return;
+  int timeout_ms = kIdlePollMs;
+  if (!timers_.empty()) {
+    const absl::Duration left = timers_.begin()->first - absl::Now();
+    timeout_ms =
+        std::clamp<int>(static_cast<int>(absl::ToInt64Milliseconds(left) + 1), 0, kIdlePollMs);
+  }
+  pollfd fds[2] = {{worker_fd_, POLLIN, 0}, {wake_fd_, POLLIN, 0}};
+  if (poll(fds, 2, timeout_ms) > 0 && (fds[1].revents & POLLIN) != 0) {
+    uint64_t value;
+    [[maybe_unused]] const ssize_t got = read(wake_fd_, &value, sizeof(value));
+  }
+}
+
+// Closes what is left and waits, bounded, until UCX has called back for every request.
+void UcxTransport::finish() {
+  for (auto& [id, listener] : listeners_) ucp_listener_destroy(listener->handle);
+  listeners_.clear();
+  std::vector<ConnectionId> open;
+  for (const auto& [id, connection] : connections_) open.push_back(id);
+  for (ConnectionId id : open) {
+    connections_[id].events = nullptr;
+    close(id, absl::CancelledError("the transport ends"));
+  }
+  const absl::Time until = absl::Now() + absl::Seconds(2);
+  while ((in_flight_ > 0 || closing_ > 0) && absl::Now() < until) ucp_worker_progress(worker_);
+}
+
+absl::StatusOr<uint16_t> UcxTransport::listen(const std::string& address,
+                                              ConnectionEvents& events) {
+  std::string host;
+  uint16_t port = 0;
+  absl::Status split = split_address(address, host, port);
+  if (!split.ok()) return split;
+  socklen_t length = 0;
+  absl::StatusOr<sockaddr_storage> resolved = resolve(host, port, length);
+  if (!resolved.ok()) return resolved.status();
+  auto listener = std::make_unique<Listener>(Listener{this, &events});
+  ucp_listener_params_t params = {};
+  params.field_mask = UCP_LISTENER_PARAM_FIELD_SOCK_ADDR | UCP_LISTENER_PARAM_FIELD_CONN_HANDLER;
+  params.sockaddr.addr = reinterpret_cast<const sockaddr*>(&*resolved);
+  params.sockaddr.addrlen = length;
+  params.conn_handler.cb = &UcxTransport::on_connection_request;
+  params.conn_handler.arg = listener.get();
+  const ucs_status_t status = ucp_listener_create(worker_, &params, &listener->handle);
+  if (status != UCS_OK) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", address, ": ", ucs_status_string(status),
+                     "; is the port in use, or the address another host's?"));
+  }
+  ucp_listener_attr_t attributes = {};
+  attributes.field_mask = UCP_LISTENER_ATTR_FIELD_SOCKADDR;
+  ucp_listener_query(listener->handle, &attributes);
+  const auto* in = reinterpret_cast<const sockaddr_in*>(&attributes.sockaddr);
+  const auto* in6 = reinterpret_cast<const sockaddr_in6*>(&attributes.sockaddr);
+  const uint16_t bound = ntohs(in->sin_family == AF_INET6 ? in6->sin6_port : in->sin_port);
+  listeners_[&events] = std::move(listener);
+  return bound;
+}
+
+void UcxTransport::forget(ConnectionEvents& events) {
+  if (auto listener = listeners_.find(&events); listener != listeners_.end()) {
+    ucp_listener_destroy(listener->second->handle);
+    listeners_.erase(listener);
+  }
+  std::vector<ConnectionId> open;
+  for (auto& [id, connection] : connections_) {
+    if (connection.events == &events) open.push_back(id);
+  }
+  for (ConnectionId id : open) {
+    connections_[id].events = nullptr;
+    close(id, absl::CancelledError("its user is gone"));
+  }
+}
+
+void UcxTransport::on_connection_request(ucp_conn_request_h request, void* argument) {
+  auto* listener = static_cast<Listener*>(argument);
+  ucp_ep_params_t params = {};
+  params.field_mask = UCP_EP_PARAM_FIELD_CONN_REQUEST;
+  params.conn_request = request;
+  absl::StatusOr<ConnectionId> id = listener->transport->open(params, *listener->events);
+  if (id.ok()) listener->events->on_accepted(*id);
+}
+
+absl::StatusOr<ConnectionId> UcxTransport::connect(const std::string& host, uint16_t port,
+                                                   ConnectionEvents& events) {
+  socklen_t length = 0;
+  absl::StatusOr<sockaddr_storage> resolved = resolve(host, port, length);
+  if (!resolved.ok()) return resolved.status();
+  ucp_ep_params_t params = {};
+  params.field_mask = UCP_EP_PARAM_FIELD_FLAGS | UCP_EP_PARAM_FIELD_SOCK_ADDR;
+  params.flags = UCP_EP_PARAMS_FLAGS_CLIENT_SERVER;
+  params.sockaddr.addr = reinterpret_cast<const sockaddr*>(&*resolved);
+  params.sockaddr.addrlen = length;
+  return open(params, events);
+}
+
+absl::StatusOr<ConnectionId> UcxTransport::open(ucp_ep_params_t& params, ConnectionEvents& events) {
+  params.field_mask |= UCP_EP_PARAM_FIELD_ERR_HANDLER | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE;
+  params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
+  params.err_handler.cb = &UcxTransport::on_endpoint_error;
+  params.err_handler.arg = this;
+  ucp_ep_h endpoint = nullptr;
+  const ucs_status_t status = ucp_ep_create(worker_, &params, &endpoint);
+  if (status != UCS_OK) {
+    ++connections_failed_;
+    return ucx_error("cannot open a connection", status);
+  }
+  const ConnectionId id = next_connection_++;
+  connections_[id] = {endpoint, &events};
+  by_endpoint_[endpoint] = id;
+  ++connections_opened_;
+  return id;
+}
+
+void UcxTransport::on_endpoint_error(void* argument, ucp_ep_h endpoint, ucs_status_t status) {
+  auto* transport = static_cast<UcxTransport*>(argument);
+  const auto found = transport->by_endpoint_.find(endpoint);
+  if (found == transport->by_endpoint_.end()) return;
+  ++transport->connections_failed_;
+  transport->close(found->second, ucx_error("connection lost", status));
+}
+
+void UcxTransport::close(ConnectionId id, const absl::Status& why) {
+  const auto found = connections_.find(id);
+  if (found == connections_.end()) return;
+  const Connection connection = found->second;
+  connections_.erase(found);
+  by_endpoint_.erase(connection.endpoint);
+  ucp_request_param_t param = {};
+  param.op_attr_mask =
+      UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+  param.flags = UCP_EP_CLOSE_FLAG_FORCE;
+  param.user_data = this;
+  param.cb.send = [](void* request, ucs_status_t, void* argument) {
+    --static_cast<UcxTransport*>(argument)->closing_;
+    ucp_request_free(request);
+  };
+  ++closing_;
+  const ucs_status_ptr_t request = ucp_ep_close_nbx(connection.endpoint, &param);
+  if (!UCS_PTR_IS_PTR(request)) --closing_;
+  if (connection.events != nullptr) connection.events->on_closed(id, why);
+}
+
+void UcxTransport::send(ConnectionId id, OutgoingMessage message) {
+  const auto found = connections_.find(id);
+  if (found == connections_.end()) {
+    if (message.sent) message.sent();
+    return;
+  }
+  auto* send = new Send{this, std::move(message)};
+  send->message.header.payload_bytes = static_cast<uint32_t>(send->message.payload.size());
+  ++messages_sent_;
+  payload_bytes_sent_ += send->message.payload.size();
+  ++in_flight_;
+  ucp_request_param_t param = {};
+  param.op_attr_mask =
+      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
+  param.flags = UCP_AM_SEND_FLAG_REPLY;
+  param.user_data = send;
+  param.cb.send = [](void* request, ucs_status_t, void* argument) {
+    ucp_request_free(request);
+    static_cast<Send*>(argument)->transport->sent(static_cast<Send*>(argument));
+  };
+  const ucs_status_ptr_t request = ucp_am_send_nbx(
+      found->second.endpoint, kMessageId, &send->message.header, sizeof(MessageHeader),
+      send->message.payload.data(), send->message.payload.size(), &param);
+  if (!UCS_PTR_IS_PTR(request)) sent(send);  // done at once, or failed: the error handler tells
+}
+
+void UcxTransport::sent(Send* send) {
+  --in_flight_;
+  std::unique_ptr<Send> owner(send);
+  if (owner->message.sent) owner->message.sent();
+}
+
+ucs_status_t UcxTransport::on_active_message(void* argument, const void* header,
+                                             size_t header_bytes, void* data, size_t bytes,
+                                             const ucp_am_recv_param_t* param) {
+  auto* transport = static_cast<UcxTransport*>(argument);
+  if ((param->recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP) == 0) return UCS_OK;
+  const auto found = transport->by_endpoint_.find(param->reply_ep);
+  if (found == transport->by_endpoint_.end()) return UCS_OK;
+  MessageHeader message;
+  if (header_bytes != sizeof(message)) {
+    transport->count_protocol_error();
+    transport->post([transport, id = found->second] {
+      transport->close(id, absl::InvalidArgumentError("message header of another size"));
+    });
+    return UCS_OK;
+  }
+  std::memcpy(&message, header, sizeof(message));
+  message.payload_bytes = static_cast<uint32_t>(bytes);
+  ++transport->messages_received_;
+  const Connection connection = transport->connections_[found->second];
+  if (connection.events == nullptr) return UCS_OK;
+  PayloadPlace place = connection.events->on_message(found->second, message);
+  if (bytes == 0) {
+    if (place.done) place.done(absl::OkStatus());
+    return UCS_OK;
+  }
+  if (place.bytes.size() < bytes) return UCS_OK;  // refused: nothing moves, or the copy is dropped
+  if ((param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) == 0) {
+    std::memcpy(place.bytes.data(), data, bytes);
+    transport->payload_bytes_received_ += bytes;
+    if (place.done) place.done(absl::OkStatus());
+    return UCS_OK;
+  }
+  transport->receive(new Receive{transport, std::move(place), bytes}, data);
+  return UCS_INPROGRESS;
+}
+
+void UcxTransport::receive(Receive* receive, void* descriptor) {
+  ++in_flight_;
+  ucp_request_param_t param = {};
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+  param.user_data = receive;
+  param.cb.recv_am = [](void* request, ucs_status_t status, size_t, void* argument) {
+    ucp_request_free(request);
+    auto* done = static_cast<Receive*>(argument);
+    done->transport->received(done, status);
+  };
+  const ucs_status_ptr_t request = ucp_am_recv_data_nbx(
+      worker_, descriptor, receive->place.bytes.data(), receive->bytes, &param);
+  if (!UCS_PTR_IS_PTR(request)) received(receive, UCS_PTR_STATUS(request));
+}
+
+void UcxTransport::received(Receive* receive, ucs_status_t status) {
+  --in_flight_;
+  std::unique_ptr<Receive> owner(receive);
+  if (status == UCS_OK) payload_bytes_received_ += owner->bytes;
+  if (owner->place.done) {
+    owner->place.done(status == UCS_OK ? absl::OkStatus()
+                                       : ucx_error("payload did not arrive", status));
+  }
+}
+
+absl::StatusOr<std::shared_ptr<RegisteredMemory>> UcxTransport::allocate(size_t bytes) {
+  struct sysinfo info = {};
+  sysinfo(&info);
+  const uint64_t total = uint64_t{info.totalram} * info.mem_unit;
+  if (bytes == 0 || bytes > total) {
+    return absl::ResourceExhaustedError(absl::StrCat("cannot register ", bytes,
+                                                     " bytes of memory: the machine has ", total,
+                                                     " in all; ask for less"));
+  }
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "cannot map ", bytes, " bytes of memory: ", std::strerror(errno), "; ask for less"));
+  }
+  madvise(memory, bytes, MADV_HUGEPAGE);
+  ucp_mem_map_params_t params = {};
+  params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH;
+  params.address = memory;
+  params.length = bytes;
+  ucp_mem_h handle = nullptr;
+  ucs_status_t status = UCS_OK;
+  run([&] { status = ucp_mem_map(context_, &params, &handle); });
+  if (status != UCS_OK) {
+    munmap(memory, bytes);
+    return absl::ResourceExhaustedError(absl::StrCat("UCX cannot register ", bytes,
+                                                     " bytes: ", ucs_status_string(status),
+                                                     "; ask for less or raise ulimit -l"));
+  }
+  const auto span = absl::MakeSpan(static_cast<std::byte*>(memory), bytes);
+  return std::shared_ptr<RegisteredMemory>(
+      std::make_shared<SlabMemory>(shared_from_this(), span, handle));
+}
+
+void UcxTransport::unmap(ucp_mem_h handle) { ucp_mem_unmap(context_, handle); }
+
+std::string UcxTransport::description() const {
+  return absl::StrCat("ucx ", ucp_get_version_string(), " ",
+                      config_.tls == "auto" ? "tcp,shm" : config_.tls);
+}
+
+TransportStats UcxTransport::stats() const {
+  TransportStats stats;
+  stats.messages_sent = messages_sent_;
+  stats.messages_received = messages_received_;
+  stats.payload_bytes_sent = payload_bytes_sent_;
+  stats.payload_bytes_received = payload_bytes_received_;
+  stats.connections_opened = connections_opened_;
+  stats.connections_failed = connections_failed_;
+  stats.operations_expired = operations_expired_;
+  stats.protocol_errors = protocol_errors_;
+  return stats;
+}
+
+absl::StatusOr<std::shared_ptr<Transport>> Transport::create_ucx(const TransportConfig& config) {
+  absl::StatusOr<std::shared_ptr<UcxTransport>> transport = UcxTransport::create(config);
+  if (!transport.ok()) return transport.status();
+  return std::shared_ptr<Transport>(*std::move(transport));
+}
+
+}  // namespace hadal
