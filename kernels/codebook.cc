@@ -1,0 +1,101 @@
+#include "kernels/codebook.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace hadal {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr int kLloydRoundsMax = 4000;
+constexpr double kLloydTolerance = 1e-10;
+
+double density(double x) {
+  return std::isinf(x) ? 0 : std::exp(-0.5 * x * x) / std::sqrt(2 * M_PI);
+}
+
+// Probability of [a, b) without cancellation in the tails.
+double mass(double a, double b) {
+  if (a > 0) return 0.5 * (std::erfc(a / M_SQRT2) - std::erfc(b / M_SQRT2));
+  return 0.5 * (std::erfc(-b / M_SQRT2) - std::erfc(-a / M_SQRT2));
+}
+
+double cell_mean(double a, double b) { return (density(a) - density(b)) / mass(a, b); }
+
+// Integral of (x - c)^2 over the cell.
+double cell_error(double a, double b, double c) {
+  const double first = density(a) - density(b);
+  const double second =
+      mass(a, b) + (std::isinf(a) ? 0 : a * density(a)) - (std::isinf(b) ? 0 : b * density(b));
+  return second - 2 * c * first + c * c * mass(a, b);
+}
+
+// Cell edges, edges[0] = -inf to edges[count] = inf. Starts from the asymptotically optimal points
+// (density to the power 1/3: a normal of variance 3) and iterates Lloyd's two conditions.
+std::vector<double> lloyd_edges(int count) {
+  std::vector<double> edges(count + 1);
+  edges.front() = -kInfinity;
+  edges.back() = kInfinity;
+  for (int i = 1; i < count; ++i) {
+    // Inverse of the normal distribution by bisection: made once a process.
+    double low = -10, high = 10;
+    for (int step = 0; step < 60; ++step) {
+      const double middle = (low + high) / 2;
+      (mass(-kInfinity, middle) < double(i) / count ? low : high) = middle;
+    }
+    edges[i] = std::sqrt(3.0) * low;
+  }
+  for (int round = 0; round < kLloydRoundsMax; ++round) {
+    double moved = 0;
+    double previous = cell_mean(edges[0], edges[1]);
+    for (int i = 1; i < count; ++i) {
+      const double next = cell_mean(edges[i], edges[i + 1]);
+      const double edge = (previous + next) / 2;
+      moved = std::max(moved, std::abs(edge - edges[i]));
+      edges[i] = edge;
+      previous = next;
+    }
+    if (moved < kLloydTolerance) break;
+  }
+  // Exactly symmetric, as the optimum is.
+  for (int i = 1; i < count; ++i) {
+    if (2 * i >= count) edges[i] = 2 * i == count ? 0 : -edges[count - i];
+  }
+  return edges;
+}
+
+Codebook make(int bits) {
+  Codebook book;
+  book.bits = bits;
+  const int count = 1 << bits;
+  const std::vector<double> edges = lloyd_edges(count);
+  for (int plane = 0; plane < bits; ++plane) {
+    const int width = count >> plane;  // cells under one prefix of `plane` bits
+    for (int i = 0; i < (1 << plane); ++i) {
+      book.thresholds[(1 << plane) + i] = static_cast<float>(edges[i * width + width / 2]);
+    }
+    const int half = width / 2;
+    for (int i = 0; i < (2 << plane); ++i) {
+      const double a = edges[i * half], b = edges[(i + 1) * half];
+      const double mean = cell_mean(a, b);
+      book.centroids[plane][i] = static_cast<float>(mean);
+      book.distortion[plane] += cell_error(a, b, mean);
+    }
+  }
+  return book;
+}
+
+}  // namespace
+
+const Codebook& codebook(int bits) {
+  static const std::array<Codebook, limits::kBitsMax> books = [] {
+    std::array<Codebook, limits::kBitsMax> made;
+    for (int b = 1; b <= limits::kBitsMax; ++b) made[b - 1] = make(b);
+    return made;
+  }();
+  return books[bits - 1];
+}
+
+}  // namespace hadal

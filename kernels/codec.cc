@@ -1,0 +1,328 @@
+#include "kernels/codec.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/vector_codec.h"
+
+namespace hadal {
+namespace {
+
+uint32_t side_head_dim(const KvLayout& layout, Side side) {
+  return side == Side::key ? layout.key_head_dim : layout.value_head_dim;
+}
+
+const KvSidePages& side_pages(const KvPages& pages, Side side) {
+  return side == Side::key ? pages.key : pages.value;
+}
+
+// One (layer, head) of one side, and where its parts lie in the block.
+struct RunPlace {
+  std::byte* values;      // first token's
+  size_t vectors_before;  // in its cell, of runs before it
+  size_t run_in_group;
+};
+
+RunPlace place_of(const BlockPlan& plan, const KvSidePages& pages, int layer, int head, int group) {
+  const size_t run = size_t(layer - plan.group_begin(group)) * plan.layout().kv_head_count + head;
+  return {pages.layers[layer] + size_t(head) * pages.head_stride_bytes,
+          run * plan.shape().token_count, run};
+}
+
+absl::Status check_pages(const KvLayout& layout, const KvPages& pages) {
+  for (Side side : {Side::key, Side::value}) {
+    const KvSidePages& half = side_pages(pages, side);
+    if (half.layers.size() != layout.layer_count) {
+      return absl::InvalidArgumentError(absl::StrCat(side == Side::key ? "K" : "V", " pages have ",
+                                                     half.layers.size(), " layers; the layout has ",
+                                                     layout.layer_count));
+    }
+    if (std::find(half.layers.begin(), half.layers.end(), nullptr) != half.layers.end()) {
+      return absl::InvalidArgumentError(
+          "pages hold a null pointer; give every layer's first token");
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Calls `work(layer, head, group)` for every run of a side.
+template <typename Work>
+void for_each_run(const BlockPlan& plan, Work work) {
+  for (int group = 0; group < plan.layer_group_count(); ++group) {
+    for (int layer = plan.group_begin(group); layer < plan.group_end(group); ++layer) {
+      for (int head = 0; head < plan.layout().kv_head_count; ++head) work(layer, head, group);
+    }
+  }
+}
+
+// Copies `count` tokens of a run between pages (strided) and a cell (dense).
+struct DenseCopy {
+  std::byte* dense;
+  std::byte* strided;
+  size_t stride_bytes;
+  size_t vector_bytes;
+  uint32_t count;
+  void to_dense() const {
+    for (uint32_t i = 0; i < count; ++i)
+      std::memcpy(dense + i * vector_bytes, strided + i * stride_bytes, vector_bytes);
+  }
+  void to_strided() const {
+    for (uint32_t i = 0; i < count; ++i)
+      std::memcpy(strided + i * stride_bytes, dense + i * vector_bytes, vector_bytes);
+  }
+};
+
+class PlanCodec final : public Codec {
+ public:
+  PlanCodec(const KvLayout& layout, const CodecSpec& spec, VectorCodec vectors)
+      : Codec(layout, spec), vectors_(vectors) {}
+
+  absl::Status prepare() {
+    for (Side side : {Side::key, Side::value}) {
+      absl::StatusOr<Rotation> rotation =
+          Rotation::create(side_head_dim(layout(), side), spec().rotation_seed);
+      if (!rotation.ok()) return rotation.status();
+      rotations_[static_cast<int>(side)] = *std::move(rotation);
+    }
+    return absl::OkStatus();
+  }
+  const Rotation& rotation(Side side) const { return rotations_[static_cast<int>(side)]; }
+  const VectorCodec& vectors() const { return vectors_; }
+
+ private:
+  VectorCodec vectors_;
+  Rotation rotations_[2];
+};
+
+// Every codec is a PlanCodec; create is the only way to make one.
+const PlanCodec& implementation(const Codec& codec) { return static_cast<const PlanCodec&>(codec); }
+
+bool encode_side(const PlanCodec& codec, const BlockPlan& plan, const KvSidePages& pages,
+                 std::pair<Side, std::byte*> out) {
+  const auto [side, block] = out;
+  const uint32_t head_dim = side_head_dim(plan.layout(), side);
+  const size_t value_bytes = dtype_bytes(plan.layout().dtype);
+  bool finite = true;
+  for_each_run(plan, [&, side = side, block = block](int layer, int head, int group) {
+    const RunPlace place = place_of(plan, pages, layer, head, group);
+    const PlaneZeroSections sections = plan.plane_zero(side, group);
+    std::byte* zero = block + plan.cell(side, 0, group).offset;
+    EncodeRun run;
+    run.values = place.values;
+    run.token_stride_bytes = pages.token_stride_bytes;
+    run.dtype = plan.layout().dtype;
+    run.token_count = plan.shape().token_count;
+    run.exact_token_count = plan.shape().exact_token_count;
+    run.rotation = &codec.rotation(side);
+    run.book = &codebook(side == Side::key ? plan.codec().key_bits : plan.codec().value_bits);
+    run.norms = reinterpret_cast<uint16_t*>(zero + sections.norms) + place.vectors_before;
+    if (side == Side::key && plan.codec().key_offsets) {
+      run.offsets =
+          reinterpret_cast<uint16_t*>(zero + sections.offsets) + place.run_in_group * head_dim;
+    }
+    const size_t words = place.vectors_before * plan.vector_plane_bytes(side);
+    for (int plane = 0; plane < run.book->bits; ++plane) {
+      run.planes[plane] = plane == 0 ? zero + sections.words + words
+                                     : block + plan.cell(side, plane, group).offset + words;
+    }
+    finite = codec.vectors().encode(run) && finite;
+    const size_t vector_bytes = head_dim * value_bytes;
+    std::byte* exact =
+        zero + sections.exact + place.run_in_group * run.exact_token_count * vector_bytes;
+    DenseCopy{exact, place.values, pages.token_stride_bytes, vector_bytes, run.exact_token_count}
+        .to_dense();
+  });
+  return finite;
+}
+
+// Norms, offsets and exact values end at multiples of 16; what lies between is zero in the format.
+void zero_padding(const BlockPlan& plan, std::byte* block) {
+  const size_t values = plan.shape().token_count;
+  for (Side side : {Side::key, Side::value}) {
+    for (int group = 0; group < plan.layer_group_count(); ++group) {
+      const PlaneZeroSections sections = plan.plane_zero(side, group);
+      const size_t runs =
+          size_t(plan.group_end(group) - plan.group_begin(group)) * plan.layout().kv_head_count;
+      const size_t head_dim = side_head_dim(plan.layout(), side);
+      const bool has_offsets = side == Side::key && plan.codec().key_offsets;
+      const size_t ends[] = {sections.norms + runs * values * 2,
+                             sections.offsets + (has_offsets ? runs * head_dim * 2 : 0),
+                             sections.exact + runs * plan.shape().exact_token_count * head_dim *
+                                                  dtype_bytes(plan.layout().dtype)};
+      const size_t next[] = {sections.offsets, sections.exact, sections.words};
+      std::byte* zero = block + plan.cell(side, 0, group).offset;
+      for (int i = 0; i < 3; ++i) std::memset(zero + ends[i], 0, next[i] - ends[i]);
+    }
+  }
+}
+
+void decode_side(const PlanCodec& codec, const BlockPlan& plan, const EncodedBlock& block,
+                 std::pair<Side, const KvSidePages*> out) {
+  const auto [side, pages] = out;
+  const uint32_t head_dim = side_head_dim(plan.layout(), side);
+  const auto cell = [&block, &plan, side = side](int plane, int group) {
+    return const_cast<std::byte*>(block.cell_bytes(plan.cell(side, plane, group)).data());
+  };
+  const Precision precision = block.precision();
+  for_each_run(plan, [&, side = side, pages = pages](int layer, int head, int group) {
+    const RunPlace place = place_of(plan, *pages, layer, head, group);
+    const PlaneZeroSections sections = plan.plane_zero(side, group);
+    std::byte* zero = cell(0, group);
+    DecodeRun run;
+    run.values = place.values;
+    run.token_stride_bytes = pages->token_stride_bytes;
+    run.dtype = plan.layout().dtype;
+    run.token_count = plan.shape().token_count;
+    run.exact_token_count = plan.shape().exact_token_count;
+    run.rotation = &codec.rotation(side);
+    run.book = &codebook(side == Side::key ? plan.codec().key_bits : plan.codec().value_bits);
+    run.plane_count = side == Side::key ? precision.key_planes : precision.value_planes;
+    run.norms = reinterpret_cast<const uint16_t*>(zero + sections.norms) + place.vectors_before;
+    if (side == Side::key && plan.codec().key_offsets) {
+      run.offsets = reinterpret_cast<const uint16_t*>(zero + sections.offsets) +
+                    place.run_in_group * head_dim;
+    }
+    const size_t words = place.vectors_before * plan.vector_plane_bytes(side);
+    for (int plane = 0; plane < run.plane_count; ++plane) {
+      run.planes[plane] = (plane == 0 ? zero + sections.words : cell(plane, group)) + words;
+    }
+    codec.vectors().decode(run);
+    const size_t vector_bytes = head_dim * dtype_bytes(run.dtype);
+    std::byte* exact =
+        zero + sections.exact + place.run_in_group * run.exact_token_count * vector_bytes;
+    DenseCopy{exact, place.values, pages->token_stride_bytes, vector_bytes, run.exact_token_count}
+        .to_strided();
+  });
+}
+
+// Raw blocks: the same walk, values copied as they are.
+template <typename Copy>
+void walk_raw(const BlockPlan& plan, const KvPages& pages, std::byte* block, Copy copy) {
+  for (Side side : {Side::key, Side::value}) {
+    const KvSidePages& half = side_pages(pages, side);
+    const size_t vector_bytes =
+        side_head_dim(plan.layout(), side) * dtype_bytes(plan.layout().dtype);
+    for_each_run(plan, [&](int layer, int head, int group) {
+      const RunPlace place = place_of(plan, half, layer, head, group);
+      std::byte* dense =
+          block + plan.cell(side, 0, group).offset + place.vectors_before * vector_bytes;
+      copy(DenseCopy{dense, place.values, half.token_stride_bytes, vector_bytes,
+                     plan.shape().token_count});
+    });
+  }
+}
+
+absl::StatusOr<BlockPlan> plan_for(const Codec& codec, const EncodeRequest& request,
+                                   const CodecSpec& spec) {
+  const bool starts = request.identity.first_token_index == 0;
+  const uint32_t exact = starts ? std::min<uint32_t>(spec.exact_tokens, request.token_count) : 0;
+  return BlockPlan::make(codec.layout(), spec,
+                         {request.token_count, static_cast<uint16_t>(exact), 0});
+}
+
+absl::Status check_output(const BlockPlan& plan, absl::Span<std::byte> out) {
+  if (out.size() >= plan.total_bytes()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("output has ", out.size(),
+                                                 " bytes; the block needs ", plan.total_bytes(),
+                                                 " (max_encoded_bytes)"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<const Codec>> Codec::create(const KvLayout& layout,
+                                                           const CodecSpec& spec,
+                                                           CodecBackend backend) {
+  absl::Status status = layout.validate();
+  if (status.ok()) status = spec.validate();
+  if (!status.ok()) return status;
+  const VectorCodec vectors =
+      backend == CodecBackend::reference ? reference_vector_codec() : simd_vector_codec();
+  auto codec = std::make_unique<PlanCodec>(layout, spec, vectors);
+  if (spec.family != CodecFamily::raw) {
+    if (layout.dtype == DType::opaque) {
+      return absl::InvalidArgumentError("opaque bytes can only be stored with codec raw");
+    }
+    status = codec->prepare();
+    if (!status.ok()) return status;
+  }
+  return std::unique_ptr<const Codec>(std::move(codec));
+}
+
+absl::StatusOr<uint64_t> Codec::max_encoded_bytes(uint32_t token_count) const {
+  absl::StatusOr<CodecSpec> raw = parse_codec("raw");
+  if (!raw.ok()) return raw.status();
+  absl::StatusOr<BlockPlan> raw_plan = BlockPlan::make(layout_, *raw, {token_count, 0, 0});
+  if (!raw_plan.ok()) return raw_plan.status();
+  const auto exact = static_cast<uint16_t>(std::min<uint32_t>(spec_.exact_tokens, token_count));
+  absl::StatusOr<BlockPlan> plan = BlockPlan::make(layout_, spec_, {token_count, exact, 0});
+  if (!plan.ok()) return plan.status();
+  return std::max(plan->total_bytes(), raw_plan->total_bytes());
+}
+
+absl::StatusOr<EncodeResult> Codec::encode(const EncodeRequest& request,
+                                           absl::Span<std::byte> out) const {
+  if (spec_.family == CodecFamily::raw) return encode_raw(request, 0, out);
+  absl::StatusOr<BlockPlan> plan = plan_for(*this, request, spec_);
+  if (!plan.ok()) return plan.status();
+  absl::Status status = check_pages(layout_, request.pages);
+  if (status.ok()) status = check_output(*plan, out);
+  if (!status.ok()) return status;
+  out = out.subspan(0, plan->total_bytes());
+  plan->write_header(request.identity, 0, out);
+  const PlanCodec& codec = implementation(*this);
+  const bool finite = encode_side(codec, *plan, request.pages.key, {Side::key, out.data()}) &&
+                      encode_side(codec, *plan, request.pages.value, {Side::value, out.data()});
+  EncodeResult result;
+  result.non_finite = !finite;
+  if (!finite) return result;
+  zero_padding(*plan, out.data());
+  seal_block(out);
+  result.bytes = out.size();
+  return result;
+}
+
+absl::StatusOr<EncodeResult> Codec::encode_raw(const EncodeRequest& request, uint32_t flags,
+                                               absl::Span<std::byte> out) const {
+  absl::StatusOr<CodecSpec> raw = parse_codec("raw");
+  if (!raw.ok()) return raw.status();
+  absl::StatusOr<BlockPlan> plan = plan_for(*this, request, *raw);
+  if (!plan.ok()) return plan.status();
+  absl::Status status = check_pages(layout_, request.pages);
+  if (status.ok()) status = check_output(*plan, out);
+  if (!status.ok()) return status;
+  out = out.subspan(0, plan->total_bytes());
+  plan->write_header(request.identity, flags, out);
+  walk_raw(*plan, request.pages, out.data(), [](const DenseCopy& copy) { copy.to_dense(); });
+  seal_block(out);
+  return EncodeResult{out.size(), false};
+}
+
+absl::Status Codec::decode(absl::Span<const std::byte> encoded, int dropped_planes,
+                           const BlockKey& key, const KvPages& pages) const {
+  absl::StatusOr<EncodedBlock> block = EncodedBlock::parse(encoded, dropped_planes);
+  if (!block.ok()) return block.status();
+  absl::Status status = block->expect(key, layout_.hash());
+  if (status.ok()) status = block->verify_cells();
+  if (status.ok()) status = check_pages(layout_, pages);
+  if (!status.ok()) return status;
+  const CodecSpec codec = block->codec();
+  const BlockShape shape = {block->header().token_count, block->header().exact_token_count, 0};
+  absl::StatusOr<BlockPlan> plan = BlockPlan::make(layout_, codec, shape);
+  if (!plan.ok()) return plan.status();
+  if (codec.family == CodecFamily::raw) {
+    walk_raw(*plan, pages, const_cast<std::byte*>(encoded.data()),
+             [](const DenseCopy& copy) { copy.to_strided(); });
+    return absl::OkStatus();
+  }
+  if (spec_.family == CodecFamily::raw || codec.rotation_seed != spec_.rotation_seed) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "block has rotation seed ", codec.rotation_seed, ", which this codec was not made for"));
+  }
+  const PlanCodec& self = implementation(*this);
+  decode_side(self, *plan, *block, {Side::key, &pages.key});
+  decode_side(self, *plan, *block, {Side::value, &pages.value});
+  return absl::OkStatus();
+}
+
+}  // namespace hadal

@@ -1,0 +1,210 @@
+// Scalar backend: the definition that the others are tested against. Plain loops, one vector at a
+// time.
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "kernels/vector_codec.h"
+
+namespace hadal {
+namespace {
+
+float half_to_float(uint16_t half) {
+  const uint32_t sign = uint32_t{half & 0x8000u} << 16;
+  const uint32_t exponent = (half >> 10) & 31u;
+  const uint32_t fraction = half & 0x3ffu;
+  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | fraction << 13);
+  if (exponent == 0) {
+    const float value = static_cast<float>(fraction) * 0x1.0p-24f;
+    return sign != 0 ? -value : value;
+  }
+  return std::bit_cast<float>(sign | (exponent + 112) << 23 | fraction << 13);
+}
+
+// Round to nearest, ties to even. |value| is at most kHalfMax.
+uint16_t half_from_float(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const float magnitude = std::abs(value);
+  if (magnitude < 0x1.0p-14f) {  // subnormal: the spacing is 2^-24
+    return static_cast<uint16_t>(sign |
+                                 static_cast<uint16_t>(std::nearbyint(magnitude * 0x1.0p24f)));
+  }
+  const uint32_t rounded = (bits & 0x7fffffffu) + 0xfffu + ((bits >> 13) & 1u);
+  return static_cast<uint16_t>(sign | ((rounded >> 13) - (112u << 10)));
+}
+
+float load(const std::byte* at, DType dtype) {
+  if (dtype == DType::f32) {
+    float value;
+    std::memcpy(&value, at, sizeof(value));
+    return value;
+  }
+  uint16_t bits;
+  std::memcpy(&bits, at, sizeof(bits));
+  return dtype == DType::f16 ? half_to_float(bits) : std::bit_cast<float>(uint32_t{bits} << 16);
+}
+
+void store(std::byte* at, float value, DType dtype) {
+  if (dtype == DType::f32) {
+    std::memcpy(at, &value, sizeof(value));
+    return;
+  }
+  const uint16_t bits = dtype == DType::f16
+                            ? half_from_float(std::clamp(value, -kHalfMax, kHalfMax))
+                            : bf16_from_bits(std::bit_cast<uint32_t>(value));
+  std::memcpy(at, &bits, sizeof(bits));
+}
+
+float bf16_value(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
+uint16_t bf16_of(float value) { return bf16_from_bits(std::bit_cast<uint32_t>(value)); }
+
+float squared_length(const std::vector<float>& values) {
+  float lanes[kSumLanes] = {};
+  for (size_t i = 0; i < values.size(); ++i) lanes[i % kSumLanes] += values[i] * values[i];
+  return sum_lanes(lanes);
+}
+
+// (C (x) W) v, or with C transposed.
+void hadamard(const Rotation& rotation, bool transposed, std::vector<float>& v) {
+  const int inner = rotation.inner;
+  for (int stride = 1; stride < inner; stride *= 2) {
+    for (int i = 0; i < rotation.head_dim; ++i) {
+      if ((i % inner & stride) != 0) continue;
+      const float a = v[i], b = v[i + stride];
+      v[i] = a + b;
+      v[i + stride] = a - b;
+    }
+  }
+  if (rotation.core == 1) return;
+  const std::vector<float> rows = v;
+  for (int i = 0; i < rotation.core; ++i) {
+    for (int k = 0; k < inner; ++k) {
+      float sum = 0;
+      for (int j = 0; j < rotation.core; ++j) {
+        const int8_t sign =
+            rotation.core_matrix[transposed ? j * rotation.core + i : i * rotation.core + j];
+        const float value = rows[j * inner + k];
+        sum = sign > 0 ? sum + value : sum - value;
+      }
+      v[i * inner + k] = sum;
+    }
+  }
+}
+
+std::vector<float> load_vector(const EncodeRun& run, uint32_t token) {
+  std::vector<float> values(run.rotation->head_dim);
+  const std::byte* at = run.values + token * run.token_stride_bytes;
+  for (float& value : values) {
+    value = load(at, run.dtype);
+    at += dtype_bytes(run.dtype);
+  }
+  return values;
+}
+
+// Mean key of the tokens that are not exact, rounded to bf16 (codec.md: the sink token would poison
+// it).
+void mean_key(const EncodeRun& run) {
+  const int head_dim = run.rotation->head_dim;
+  std::vector<float> sum(head_dim);
+  for (uint32_t token = run.exact_token_count; token < run.token_count; ++token) {
+    const std::vector<float> values = load_vector(run, token);
+    for (int i = 0; i < head_dim; ++i) sum[i] += values[i];
+  }
+  const uint32_t count = run.token_count - run.exact_token_count;
+  const float scale = count == 0 ? 0.0f : 1.0f / static_cast<float>(count);
+  for (int i = 0; i < head_dim; ++i) run.offsets[i] = bf16_of(sum[i] * scale);
+}
+
+// arXiv 2504.19874, algorithm 1, with planes instead of whole indices.
+bool encode_vector(const EncodeRun& run, uint32_t token, std::vector<float>& values) {
+  const int head_dim = run.rotation->head_dim;
+  float squared = squared_length(values);
+  bool finite = std::isfinite(squared);
+  uint16_t flag = 0;
+  if (run.offsets != nullptr) {
+    std::vector<float> residual = values;
+    for (int i = 0; i < head_dim; ++i) residual[i] -= bf16_value(run.offsets[i]);
+    const float residual_squared = squared_length(residual);
+    if (residual_squared < squared) {
+      values = residual;
+      squared = residual_squared;
+      flag = kNormOffsetFlag;
+    }
+  }
+  const float norm = std::sqrt(squared);
+  run.norms[token] = static_cast<uint16_t>(bf16_of(norm) | flag);
+  finite = finite && (run.norms[token] & 0x7f80u) != 0x7f80u;
+  for (int i = 0; i < head_dim; ++i) values[i] *= run.rotation->signs[i];
+  hadamard(*run.rotation, false, values);
+  const float scale = norm > 0 ? 1.0f / norm : 0.0f;
+  for (int i = 0; i < head_dim; ++i) {
+    const float value = values[i] * scale;
+    uint32_t index = 0;
+    for (int plane = 0; plane < run.book->bits; ++plane) {
+      const uint32_t bit = value >= run.book->thresholds[(1u << plane) + index];
+      index = index * 2 + bit;
+      std::byte& word = run.planes[plane][token * (head_dim / 8) + i / 8];
+      if (i % 8 == 0) word = std::byte{0};
+      word |= static_cast<std::byte>(bit << (i % 8));
+    }
+  }
+  return finite;
+}
+
+bool encode_run(const EncodeRun& run) {
+  if (run.offsets != nullptr) mean_key(run);
+  bool finite = true;
+  for (uint32_t token = 0; token < run.token_count; ++token) {
+    std::vector<float> values = load_vector(run, token);
+    if (token < run.exact_token_count) {
+      for (float value : values) finite = finite && std::isfinite(value);
+      run.norms[token] = 0;
+      for (int plane = 0; plane < run.book->bits; ++plane) {
+        std::memset(run.planes[plane] + token * (values.size() / 8), 0, values.size() / 8);
+      }
+      continue;
+    }
+    finite = encode_vector(run, token, values) && finite;
+  }
+  return finite;
+}
+
+void decode_vector(const DecodeRun& run, uint32_t token) {
+  const int head_dim = run.rotation->head_dim;
+  const auto& centroids = run.book->centroids[run.plane_count - 1];
+  std::vector<float> values(head_dim);
+  for (int i = 0; i < head_dim; ++i) {
+    uint32_t index = 0;
+    for (int plane = 0; plane < run.plane_count; ++plane) {
+      const auto word = static_cast<uint32_t>(run.planes[plane][token * (head_dim / 8) + i / 8]);
+      index = index * 2 + ((word >> (i % 8)) & 1u);
+    }
+    values[i] = centroids[index];
+  }
+  const float norm = bf16_value(run.norms[token] & 0x7fffu);
+  // Matched norm: x' = |x| R^T z / |z|.
+  const float scale = norm / std::sqrt(squared_length(values) * static_cast<float>(head_dim));
+  hadamard(*run.rotation, true, values);
+  const bool has_offset = run.offsets != nullptr && (run.norms[token] & kNormOffsetFlag) != 0;
+  std::byte* at = run.values + token * run.token_stride_bytes;
+  for (int i = 0; i < head_dim; ++i) {
+    float value = values[i] * (scale * run.rotation->signs[i]);
+    if (has_offset) value += bf16_value(run.offsets[i]);
+    store(at + i * dtype_bytes(run.dtype), value, run.dtype);
+  }
+}
+
+void decode_run(const DecodeRun& run) {
+  for (uint32_t token = run.exact_token_count; token < run.token_count; ++token)
+    decode_vector(run, token);
+}
+
+}  // namespace
+
+VectorCodec reference_vector_codec() { return {encode_run, decode_run}; }
+
+}  // namespace hadal
