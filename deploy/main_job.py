@@ -67,7 +67,10 @@ class Hadald:
         log = open(self.work / "hadald.log", "ab")
         self.process = subprocess.Popen([self.binary, "--config", self.config], stdout=subprocess.PIPE,
                                         stderr=log, text=True)
+        # UCX prints its warnings on standard output too.
         line = self.process.stdout.readline()
+        while line and not line.startswith("hadald ready"):
+            line = self.process.stdout.readline()
         if not line.startswith("hadald ready"):
             fail(f"hadald did not start; see {self.work / 'hadald.log'}")
         self.address = dict(word.split("=") for word in line.split()[2:])

@@ -27,14 +27,12 @@ absl::Status ucx_error(absl::string_view what, ucs_status_t status) {
 }
 
 // Settings that peer error handling needs (docs/wire_protocol.md). Transport-level ones are read by
-// UCX from the environment when the context is made; a user's own setting wins.
+// UCX from the environment when the context is made; a user's own setting wins. Only settings that
+// every build of UCX uses stand here: it complains about others on standard output.
 void set_defaults() {
-  for (const auto& [name, value] : {std::pair{"UCX_MM_ERROR_HANDLING", "y"},
-                                    {"UCX_CMA_MEMORY_INVALIDATE", "y"},
-                                    {"UCX_TCP_CM_REUSEADDR", "y"},
-                                    {"UCX_IB_PCI_RELAXED_ORDERING", "n"},
-                                    {"UCX_WARN_UNUSED_ENV_VARS", "n"}}) {
-    setenv(name, value, 0);
+  for (const char* name :
+       {"UCX_MM_ERROR_HANDLING", "UCX_CMA_MEMORY_INVALIDATE", "UCX_TCP_CM_REUSEADDR"}) {
+    setenv(name, "y", 0);
   }
 }
 
