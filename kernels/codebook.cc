@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <mutex>
 #include <vector>
 
 namespace hadal {
@@ -90,11 +91,9 @@ Codebook make(int bits) {
 }  // namespace
 
 const Codebook& codebook(int bits) {
-  static const std::array<Codebook, limits::kBitsMax> books = [] {
-    std::array<Codebook, limits::kBitsMax> made;
-    for (int b = 1; b <= limits::kBitsMax; ++b) made[b - 1] = make(b);
-    return made;
-  }();
+  static std::array<std::once_flag, limits::kBitsMax> made;
+  static std::array<Codebook, limits::kBitsMax> books;
+  std::call_once(made[bits - 1], [bits] { books[bits - 1] = make(bits); });
   return books[bits - 1];
 }
 

@@ -84,6 +84,8 @@ class PlanCodec final : public Codec {
           Rotation::create(side_head_dim(layout(), side), spec().rotation_seed);
       if (!rotation.ok()) return rotation.status();
       rotations_[static_cast<int>(side)] = *std::move(rotation);
+      codebook(side == Side::key ? spec().key_bits
+                                 : spec().value_bits);  // made now, not in a request
     }
     return absl::OkStatus();
   }
