@@ -130,21 +130,31 @@ struct BlockIndex::Shard {
     note_oldest();
   }
 
+  // What the entry's pins keep of the slab: where DRAM lacks the block, what it takes once it is
+  // read, or pins of blocks that only NVMe holds would have no cap.
+  static uint64_t pinned_bytes(const Entry& entry) {
+    if (entry.pins == 0) return 0;
+    if (entry.dram != nullptr) return entry.dram->slab_bytes();
+    constexpr uint64_t kGranule = SlabAllocator::kGranuleBytes;
+    return (entry.nvme.bytes + kGranule - 1) / kGranule * kGranule;
+  }
+
   void set_dram(Entry& entry, std::shared_ptr<DramBlock> block) {
+    counts.pinned_bytes -= pinned_bytes(entry);
     if (entry.dram != nullptr) {
       --counts.dram_blocks;
       counts.dram_bytes -= entry.dram->size_bytes();
-      if (entry.pins > 0) counts.pinned_bytes -= entry.dram->slab_bytes();
     }
     entry.dram = std::move(block);
     if (entry.dram != nullptr) {
       ++counts.dram_blocks;
       counts.dram_bytes += entry.dram->size_bytes();
-      if (entry.pins > 0) counts.pinned_bytes += entry.dram->slab_bytes();
     }
+    counts.pinned_bytes += pinned_bytes(entry);
   }
 
   void set_nvme(Entry& entry, const NvmeRecord& record) {
+    counts.pinned_bytes -= pinned_bytes(entry);
     if (entry.nvme.ordinal != 0) {
       --counts.nvme_blocks;
       counts.nvme_bytes -= entry.nvme.bytes;
@@ -157,6 +167,7 @@ struct BlockIndex::Shard {
       counts.nvme_bytes += record.bytes;
       entry.offered = false;
     }
+    counts.pinned_bytes += pinned_bytes(entry);
   }
 
   void erase(Entry& entry) {
@@ -255,10 +266,8 @@ KeyAnswer BlockIndex::lookup(const BlockKey& key, PinRef* pin) {
   shard.touch(*entry, tick_.fetch_add(1, std::memory_order_relaxed));
   if (pin != nullptr && entry->present()) {
     *pin = {key, entry->birth, 0};
-    if (entry->pins++ == 0 && entry->dram != nullptr) {
-      pin->pinned_bytes = entry->dram->slab_bytes();
-      shard.counts.pinned_bytes += pin->pinned_bytes;
-    }
+    if (entry->pins++ == 0) pin->pinned_bytes = Shard::pinned_bytes(*entry);
+    shard.counts.pinned_bytes += pin->pinned_bytes;
   }
   return entry->answer();
 }
@@ -268,9 +277,8 @@ void BlockIndex::unpin(const PinRef& pin) {
   const std::lock_guard lock(shard.mutex);
   Entry* entry = shard.find(pin.key);
   if (entry == nullptr || entry->birth != pin.birth || entry->pins == 0) return;
-  if (--entry->pins == 0 && entry->dram != nullptr) {
-    shard.counts.pinned_bytes -= entry->dram->slab_bytes();
-  }
+  const uint64_t before = Shard::pinned_bytes(*entry);
+  if (--entry->pins == 0) shard.counts.pinned_bytes -= before;
 }
 
 absl::Status BlockIndex::begin_put(const PutOffer& offer) {
@@ -327,6 +335,7 @@ IndexRead BlockIndex::read(const BlockKey& key, const Precision& least) {
   IndexRead found;
   Entry* entry = shard.find(key);
   if (entry == nullptr || !entry->present()) return found;
+  found.layout_hash = entry->layout_hash;
   if (entry->dram != nullptr && entry->dram->precision.satisfies(least)) {
     found.block = entry->dram;
     found.answer.bytes = entry->dram->bytes();

@@ -28,7 +28,7 @@ namespace hadal {
 struct PinRef {
   BlockKey key;
   uint64_t birth = 0;
-  uint64_t pinned_bytes = 0;  // of the slab, by this pin; 0 where another pinned it before
+  uint64_t pinned_bytes = 0;  // of the slab, now or once read; 0 where another pinned it before
 };
 
 // What a read found. At most one of the two is set.
@@ -36,6 +36,7 @@ struct IndexRead {
   std::shared_ptr<DramBlock> block;
   StoredBlock answer;  // of `block`, held
   NvmeRecord record;   // ordinal 0: none
+  uint64_t layout_hash = 0;
 };
 
 struct IndexPublish {
@@ -55,7 +56,7 @@ struct IndexCounts {
   uint64_t dram_blocks = 0, dram_bytes = 0;
   uint64_t nvme_blocks = 0, nvme_bytes = 0;
   uint64_t persisted_blocks = 0;
-  uint64_t pinned_bytes = 0;  // of the slab
+  uint64_t pinned_bytes = 0;  // of the slab, now or once read
 };
 
 // A DRAM copy to be written to NVMe.

@@ -378,8 +378,13 @@ void RocksNvmeTier::write_block(NvmeWrite& write) {
   }
 }
 
-// The row is this ordinal's: a later write of the key comes later in the queue.
+// Only while the row is this ordinal's: eviction may have queued the block that replaced it before
+// whoever put that block queued the erase of the old one.
 void RocksNvmeTier::write_erase(const Erase& erase) {
+  std::string value;
+  const rocksdb::Status found =
+      db_->db->Get(rocksdb::ReadOptions(), db_->meta, meta_key(erase.key), &value);
+  if (found.IsNotFound() || (found.ok() && row_ordinal(value) != erase.ordinal)) return;
   rocksdb::WriteBatch batch;
   batch.Delete(db_->meta, meta_key(erase.key));
   if (!write_patiently(batch).ok()) ++write_errors_;
@@ -448,7 +453,8 @@ void RocksNvmeTier::flush_if_due() {
     const std::lock_guard lock(mutex_);
     const bool due = now - last_flush_ >= absl::ToChronoNanoseconds(config_.flush_interval);
     if (suspended_ || unpersisted_.empty() || !(due || (flush_now_ && queue_.empty()))) {
-      if (unpersisted_.empty()) flush_now_ = false;
+      // The writer does not sleep while this is set.
+      if (suspended_ || unpersisted_.empty()) flush_now_ = false;
       return;
     }
     flush_now_ = false;

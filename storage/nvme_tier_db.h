@@ -58,5 +58,7 @@ uint64_t oldest_live_ordinal(rocksdb::DB& db);
 std::string ordinal_key(uint64_t ordinal);
 rocksdb::Slice meta_key(const BlockKey& key);
 std::string meta_row(const NvmeRecord& record);
+// Of a row; 0 where it is damaged.
+uint64_t row_ordinal(const rocksdb::Slice& row);
 
 }  // namespace hadal

@@ -370,4 +370,9 @@ std::string meta_row(const NvmeRecord& record) {
   return {reinterpret_cast<const char*>(&row), sizeof(row)};
 }
 
+uint64_t row_ordinal(const rocksdb::Slice& row) {
+  NvmeRecord record;
+  return parse_row(meta_key(record.key), row, record) ? record.ordinal : 0;
+}
+
 }  // namespace hadal

@@ -514,7 +514,10 @@ bool TieredStoreImpl::report_bad(const BlockKey& key, uint64_t generation) {
   if (found.answer.generation != generation) return false;
   const absl::StatusOr<EncodedBlock> block =
       EncodedBlock::parse(found.answer.bytes, found.answer.dropped_planes);
-  if (block.ok() && block->verify_cells().ok()) return false;
+  // A whole block of another key is as bad as a damaged one.
+  if (block.ok() && block->expect(key, found.layout_hash).ok() && block->verify_cells().ok()) {
+    return false;
+  }
   // NVMe got its bytes from DRAM or gave them to it: neither copy is kept.
   if (remove(key, generation, false) == 0) return false;
   ++counters_.bad_blocks;

@@ -286,6 +286,24 @@ TEST_F(DramStoreTest, ReportBadDropsOnlyBadBlocks) {
   EXPECT_TRUE(put(*store_, make_block(2)).ok());
 }
 
+// Memory that now holds a whole block, only not this one: it would be a miss for ever.
+TEST_F(DramStoreTest, ReportBadDropsABlockOfAnotherKey) {
+  open(8);
+  ASSERT_TRUE(put(*store_, make_block(1)).ok());
+  ASSERT_TRUE(put(*store_, make_block(2)).ok());
+  std::byte* first = nullptr;
+  {
+    const absl::StatusOr<StoredBlock> stored = read(*store_, 1);
+    first = slab_->span().data() + (stored->bytes.data() - slab_->span().data());
+  }
+  const TestBlock other = make_block(2);
+  std::memcpy(first, other.bytes.data(), other.bytes.size());
+  EXPECT_FALSE(store_->report_bad(test_key(2), look(*store_, 2).generation));
+  EXPECT_TRUE(store_->report_bad(test_key(1), look(*store_, 1).generation));
+  EXPECT_FALSE(present(1));
+  EXPECT_TRUE(present(2));
+}
+
 TEST_F(DramStoreTest, IndexAtCapacity) {
   config_.index_max_blocks = 4;
   open(16);

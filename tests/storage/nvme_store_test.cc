@@ -10,8 +10,10 @@
 #include <csignal>
 #include <cstdio>
 #include <fstream>
+#include <functional>
 #include <thread>
 
+#include "storage/nvme_tier.h"
 #include "tests/storage/test_blocks.h"
 
 // RocksDB is not built with the sanitizer, which so sees its memory but not its locks.
@@ -24,6 +26,15 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr uint64_t kMiB = 1u << 20;
+
+// For an NvmeTier that no store owns.
+class QuietListener final : public NvmeListener {
+ public:
+  bool on_wanted(const NvmeRecord&) override { return true; }
+  bool on_written(const NvmeRecord&) override { return true; }
+  void on_persisted(const BlockKey&, uint64_t) override {}
+  bool on_dropped(const BlockKey&, uint64_t) override { return true; }
+};
 
 class NvmeStoreTest : public ::testing::Test {
  protected:
@@ -40,6 +51,29 @@ class NvmeStoreTest : public ::testing::Test {
         TieredStore::open(config_, slab_.span(), clock_);
     EXPECT_TRUE(store.ok()) << store.status();
     return store.ok() ? *std::move(store) : nullptr;
+  }
+
+  static NvmeRecord record_of(const TestBlock& block) {
+    NvmeRecord record;
+    record.key = block.offer.key;
+    record.generation = 1;
+    record.layout_hash = block.offer.layout_hash;
+    record.bytes = static_cast<uint32_t>(block.bytes.size());
+    record.precision = block.offer.precision;
+    return record;
+  }
+
+  // A directory with these bytes under these keys, whatever they are.
+  void write_directory(const std::vector<TestBlock>& blocks) {
+    NvmeTier::Recovery recovery;
+    const auto tier = NvmeTier::open(config_.nvme, clock_, recovery).value();
+    QuietListener listener;
+    tier->start(listener);
+    for (const TestBlock& block : blocks) {
+      ASSERT_TRUE(tier->offer({record_of(block), block.bytes, nullptr, clock_.now()}));
+    }
+    ASSERT_TRUE(tier->flush(absl::Seconds(20)).ok());
+    tier->stop();
   }
 
   // Reads from NVMe, since nothing is in DRAM after a restart.
@@ -319,6 +353,124 @@ TEST_F(NvmeStoreTest, DamagedManifestStartsEmptyAndCounts) {
   EXPECT_EQ(store->stats().persisted_blocks, 1);
 }
 
+// Blocks that RocksDB gives back whole, and that are not what the index says.
+TEST_F(NvmeStoreTest, WholeFilesWithWrongBlocksAreMisses) {
+  std::vector<TestBlock> blocks;
+  for (uint64_t i = 0; i < 6; ++i) blocks.push_back(make_block(i));
+  const auto edit = [](TestBlock& block, const std::function<void(BlockHeader&)>& change) {
+    BlockHeader header;
+    std::memcpy(&header, block.bytes.data(), sizeof(header));
+    change(header);
+    std::memcpy(block.bytes.data(), &header, sizeof(header));
+    seal_block(absl::MakeSpan(block.bytes));
+  };
+  edit(blocks[0], [](BlockHeader& header) { header.version = 2; });
+  blocks[1].bytes = make_block(99).bytes;  // of another key
+  edit(blocks[2], [](BlockHeader& header) { header.layout_hash ^= 1; });
+  ++blocks[3].offer.layout_hash;                       // of another layout
+  blocks[4].bytes.resize(blocks[4].bytes.size() / 2);  // cut
+  write_directory(blocks);
+  const std::unique_ptr<TieredStore> store = open();
+  ASSERT_EQ(store->stats().recovered_blocks, 6);
+  for (uint64_t i = 0; i < 5; ++i) {
+    EXPECT_TRUE(absl::IsNotFound(read(*store, i).status())) << i;
+    EXPECT_EQ(look(*store, i).state, BlockState::absent) << i;
+    EXPECT_EQ(store->stats().bad_blocks, i + 1);
+    EXPECT_TRUE(put(*store, make_block(i)).ok()) << i;  // and can be put again
+    expect_whole(*store, i);
+  }
+  expect_whole(*store, 5);
+  EXPECT_EQ(store->stats().read_misses, 5);
+}
+
+// Eviction may offer a block that replaced another before whoever put it has erased the other.
+TEST_F(NvmeStoreTest, ALateEraseLeavesTheNewerCopy) {
+  const TestBlock block = make_block(1);
+  NvmeRecord record = record_of(block);
+  {
+    NvmeTier::Recovery recovery;
+    const auto tier = NvmeTier::open(config_.nvme, clock_, recovery).value();
+    QuietListener listener;
+    tier->start(listener);
+    for (record.generation = 1; record.generation <= 2; ++record.generation) {
+      ASSERT_TRUE(tier->offer({record, block.bytes, nullptr, clock_.now()}));
+    }
+    tier->erase(record.key, 1);
+    ASSERT_TRUE(tier->flush(absl::Seconds(20)).ok());
+    tier->stop();
+  }
+  NvmeTier::Recovery recovery;
+  const auto tier = NvmeTier::open(config_.nvme, clock_, recovery).value();
+  ASSERT_EQ(recovery.records.size(), 1u);
+  EXPECT_EQ(recovery.records[0].generation, 2);
+}
+
+TEST_F(NvmeStoreTest, CutAndLostFilesAreMissesNeverWrongBytes) {
+  for (const bool cut : {true, false}) {
+    TempDir dir;
+    config_.nvme.path = dir.path() + "/nvme";
+    {
+      const std::unique_ptr<TieredStore> store = open();
+      for (uint64_t i = 0; i < 100; ++i) {
+        ASSERT_TRUE(put(*store, make_block(i)).ok());
+        if (i % 25 == 24) {
+          ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+        }
+      }
+    }
+    std::filesystem::path data;  // the newest that is no metadata
+    for (const auto& entry : std::filesystem::directory_iterator(config_.nvme.path)) {
+      if (entry.path().extension() != ".sst" || entry.file_size() < (64u << 10)) continue;
+      if (data.empty() || entry.path() > data) data = entry.path();
+    }
+    ASSERT_FALSE(data.empty());
+    if (cut) {
+      std::filesystem::resize_file(data, std::filesystem::file_size(data) / 2);
+    } else {
+      std::filesystem::remove(data);
+    }
+    const std::unique_ptr<TieredStore> store = open();
+    ASSERT_NE(store, nullptr);
+    uint64_t served = 0;
+    for (uint64_t i = 0; i < 100; ++i) {
+      const absl::StatusOr<StoredBlock> block = read(*store, i);
+      if (!block.ok()) continue;
+      ++served;
+      EXPECT_TRUE(same_bytes(block->bytes, make_block(i).bytes));
+    }
+    EXPECT_GT(served, 0);
+    EXPECT_LT(served, 100);
+    EXPECT_TRUE(put(*store, make_block(200)).ok());
+    EXPECT_TRUE(store->flush(absl::Seconds(20)).ok());
+    printf("%s: %lu of 100 served\n", cut ? "cut" : "lost", static_cast<unsigned long>(served));
+  }
+}
+
+TEST_F(NvmeStoreTest, PinsOfBlocksOnNvmeAreCappedToo) {
+  constexpr uint64_t kBlocks = 200;
+  {
+    const std::unique_ptr<TieredStore> store = open();
+    for (uint64_t i = 0; i < kBlocks; ++i) ASSERT_TRUE(put(*store, make_block(i)).ok());
+    ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+  }
+  Slab slab(40 * make_block(0).bytes.size() / 4096 * 4096);
+  const auto store = TieredStore::open(config_, slab.span(), clock_).value();
+  std::vector<BlockKey> keys;
+  for (uint64_t i = 0; i < kBlocks; ++i) keys.push_back(test_key(i));
+  EXPECT_EQ(store->lookup(keys, {.lease_ms = 60000}).lease, 0);
+  EXPECT_EQ(store->stats().pinned_bytes, 0);
+  keys.resize(15);
+  const uint64_t lease = store->lookup(keys, {.lease_ms = 60000}).lease;
+  EXPECT_NE(lease, 0);
+  const uint64_t pinned = store->stats().pinned_bytes;
+  EXPECT_GT(pinned, 15 * make_block(0).bytes.size() - 1);
+  for (uint64_t i = 0; i < 15; ++i) expect_whole(*store, i);
+  EXPECT_EQ(store->stats().pinned_bytes, pinned);
+  store->release(lease);
+  EXPECT_EQ(store->stats().pinned_bytes, 0);
+  EXPECT_EQ(store->evict(keys), 15);
+}
+
 class NvmeOpenTest : public NvmeStoreTest {
  protected:
   absl::Status open_error() { return TieredStore::open(config_, slab_.span(), clock_).status(); }
@@ -474,7 +626,7 @@ TEST_F(NvmeStoreTest, PersistedBlocksSurviveKill9) {
     std::fclose(lines);
     int status = 0;
     ::waitpid(child, &status, 0);
-    ASSERT_TRUE(WIFSIGNALED(status));
+    ASSERT_TRUE(WIFSIGNALED(status)) << "it ended by itself with " << WEXITSTATUS(status);
     ASSERT_GE(persisted, 100);
 
     const std::unique_ptr<TieredStore> store = open();
