@@ -141,6 +141,9 @@ absl::Status check_puts(const RegisteredLayout& layout, absl::Span<const BlockPu
       status = check_token_count(layout.config.layout, block.token_count);
     }
     if (status.ok()) status = check_fits(put_staging_bytes(layout, block), staging_bytes);
+    if (status.ok() && block.parent.has_value() && block.parent->bytes().empty()) {
+      status = absl::InvalidArgumentError("parent has 0 bytes; allowed are 1 to 64, or no parent");
+    }
     if (!status.ok()) return in_block(i, status);
     const absl::Span<const std::byte> hash = block.hash.bytes();
     if (!seen.emplace(reinterpret_cast<const char*>(hash.data()), hash.size()).second) {

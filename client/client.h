@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -66,6 +67,10 @@ struct BlockPut {
   absl::Span<const std::byte> opaque;
   uint32_t token_count = 0;
   uint64_t first_token_index = UINT64_MAX;  // 0 starts a sequence
+  // What the node may know of the block's place (docs/storage.md): the block before it in its
+  // sequence, and a digest of the token ids it covers, 0 where unknown.
+  std::optional<EngineHash> parent;
+  uint64_t token_digest = 0;
 };
 
 struct BlockGet {

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/client_core.h"
+#include "common/encoded_block.h"
 
 namespace hadal {
 namespace {
@@ -35,21 +36,30 @@ struct Arrived {
   GetAnswer answer;
 };
 
-// Verifies, then writes the caller's memory. Nothing is written on an error.
+// Verifies, then writes the caller's memory. Nothing is written on an error. The header is believed
+// once its checksum is right: a damaged one is damage, not a block that does not fit.
 absl::Status decode_values(const GetRequest& get, const Arrived& block,
-                           absl::Span<const std::byte> encoded) {
+                           absl::Span<const std::byte> encoded, KeyResult& result) {
   const RegisteredLayout& layout = *get.start.layout;
   const BlockGet& target = get.start.blocks[block.index];
-  BlockHeader header;
-  if (encoded.size() < sizeof(header)) return absl::DataLossError("block is shorter than a header");
-  std::memcpy(&header, encoded.data(), sizeof(header));
-  const uint32_t capacity = target.token_capacity;
-  if (capacity != 0 && header.token_count > capacity) {
-    return absl::InvalidArgumentError(absl::StrCat("the stored block has ", header.token_count,
-                                                   " tokens; the pages have room for ", capacity));
+  const BlockKey& key = get.request->keys()[block.index];
+  const absl::StatusOr<EncodedBlock> parsed =
+      EncodedBlock::parse(encoded, block.answer.dropped_planes);
+  absl::Status status = parsed.status();
+  if (status.ok()) status = parsed->expect(key, layout.layout_hash);
+  if (!status.ok()) return status;
+  const uint32_t tokens = parsed->header().token_count;
+  if (target.token_capacity != 0 && tokens > target.token_capacity) {
+    return absl::InvalidArgumentError(absl::StrCat("the stored block has ", tokens,
+                                                   " tokens; the pages have room for ",
+                                                   target.token_capacity));
   }
-  return layout.codec->decode(encoded, block.answer.dropped_planes,
-                              get.request->keys()[block.index], target.pages);
+  result.precision = parsed->precision();
+  if (!result.precision.satisfies(get.start.least)) {
+    return absl::NotFoundError("the stored block is less precise than asked");
+  }
+  result.raw_bytes = layout.config.layout.raw_bytes(tokens);
+  return layout.codec->decode(encoded, block.answer.dropped_planes, key, target.pages);
 }
 
 absl::Status decode_bytes(const GetRequest& get, const Arrived& block,
@@ -78,13 +88,9 @@ KeyResult decode_block(const Arrived& block) {
   if (get.start.layout->opaque()) {
     result.status = decode_bytes(get, block, encoded, result);
   } else {
-    result.status = decode_values(get, block, encoded);
-    if (result.status.ok()) {
-      BlockHeader header;
-      std::memcpy(&header, encoded.data(), sizeof(header));
-      result.raw_bytes = get.start.layout->config.layout.raw_bytes(header.token_count);
-    }
+    result.status = decode_values(get, block, encoded, result);
   }
+  if (!result.status.ok()) result.raw_bytes = 0;
   if (absl::IsDataLoss(result.status) || absl::IsFailedPrecondition(result.status)) {
     result.status = at_node(*get.core, block.node, absl::DataLossError(result.status.message()));
   }

@@ -78,7 +78,10 @@ PutOffer make_offer(const PutRequest& put, const PutItem& item) {
   offer.bytes = item.encoded_bytes;
   offer.precision = item.precision;
   offer.layout_hash = put.layout->layout_hash;
-  offer.first_token_index = put.blocks[item.index].first_token_index;
+  const BlockPut& block = put.blocks[item.index];
+  offer.first_token_index = block.first_token_index;
+  offer.token_digest = block.token_digest;
+  if (block.parent.has_value()) offer.parent = put.layout->binder->bind(*block.parent);
   return offer;
 }
 
@@ -206,7 +209,9 @@ void after_lookup(const PutRequestPtr& put, size_t node, const std::vector<size_
   }
   std::vector<size_t> missing;
   for (size_t i = 0; i < indices.size(); ++i) {
+    // As the node decides: a block that lacks planes is replaced by a whole one.
     const bool known = i < answer->keys.size() && answer->keys[i].state == BlockState::present &&
+                       answer->keys[i].dropped_planes == 0 &&
                        answer->keys[i].precision.satisfies(put->precision());
     if (known) {
       end_duplicate(*put, indices[i], answer->keys[i]);

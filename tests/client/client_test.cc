@@ -170,6 +170,48 @@ TEST_F(ClientTest, SecondPutIsADuplicateAndMovesNoPayload) {
   EXPECT_EQ(client_->stats().keys_put_duplicate, 1u);
 }
 
+TEST_F(ClientTest, MorePreciseAndWholeReplacesAnythingElseIsADuplicate) {
+  KvBuffer kv(small_layout());
+  kv.fill_random(5);
+  const LayoutId precise = client_->register_layout(layout_config(small_layout(), "k8v8")).value();
+  const auto generation = [&] { return node_->store().list(1).at(0).answer.generation; };
+  ASSERT_TRUE(put_one(layout_, "a", kv).status.ok());
+  const uint64_t first = generation();
+  EXPECT_FALSE(put_one(precise, "a", kv).duplicate);
+  const uint64_t second = generation();
+  EXPECT_NE(second, first);
+  const KeyResult less = put_one(layout_, "a", kv);
+  EXPECT_TRUE(less.status.ok() && less.duplicate);
+  EXPECT_EQ(less.precision, (Precision{8, 8}));
+  EXPECT_EQ(get_one(layout_, "a", kv).precision, (Precision{8, 8}));
+  // Precise enough still, but not whole any more.
+  ASSERT_TRUE(node_->store().drop_planes(node_->store().list(1).at(0).key, {6, 5}).ok());
+  EXPECT_EQ(get_one(layout_, "a", kv).precision, (Precision{6, 5}));
+  const KeyResult whole = put_one(layout_, "a", kv);
+  EXPECT_TRUE(whole.status.ok()) << whole.status;
+  EXPECT_FALSE(whole.duplicate);
+  EXPECT_NE(generation(), second);
+  EXPECT_EQ(get_one(layout_, "a", kv).precision, (Precision{5, 4}));
+}
+
+TEST_F(ClientTest, PutSaysWhereItsBlockStands) {
+  KvBuffer kv(small_layout());
+  kv.fill_random(5);
+  ASSERT_TRUE(put_one(layout_, "root", kv).status.ok());
+  EXPECT_EQ(node_->handler().last_offer().parent, BlockKey());
+  EXPECT_EQ(node_->handler().last_offer().first_token_index, UINT64_MAX);
+  const BlockKey root = node_->handler().last_offer().key;
+  BlockPut put = block_put("leaf", kv);
+  put.parent = hash_of("root");
+  put.token_digest = 0x1234567890ABCDEF;
+  put.first_token_index = 16;
+  ASSERT_TRUE(finish(client_->put(layout_, {put}, options())).keys[0].status.ok());
+  const PutOffer offer = node_->handler().last_offer();
+  EXPECT_EQ(offer.parent, root);
+  EXPECT_EQ(offer.token_digest, 0x1234567890ABCDEFu);
+  EXPECT_EQ(offer.first_token_index, 16u);
+}
+
 TEST_F(ClientTest, NanAndInfinityAreStoredRawAndCounted) {
   KvBuffer in(small_layout());
   KvBuffer out(small_layout());
@@ -384,7 +426,8 @@ TEST_F(ClientTest, WrongPutsAreRefusedByName) {
       {"short stride", [](BlockPut& p) { p.pages.value.head_stride_bytes = 126; },
        "head_stride_bytes is 126"},
       {"opaque", [&](BlockPut& p) { p.opaque = kv.bytes(); }, "opaque bytes given"},
-      {"no hash", [](BlockPut& p) { p.hash = EngineHash(); }, "0 bytes"},
+      {"no hash", [](BlockPut& p) { p.hash = EngineHash(); }, "engine hash has 0 bytes"},
+      {"no parent", [](BlockPut& p) { p.parent = EngineHash(); }, "parent has 0 bytes"},
   };
   for (const RefusedPut& refused : cases) {
     BlockPut put = block_put("a", kv);

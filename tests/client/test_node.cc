@@ -19,6 +19,10 @@ void StoreHandler::release(uint64_t lease) {
 }
 
 absl::StatusOr<PutSlot> StoreHandler::reserve(const PutOffer& offer) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    last_offer_ = offer;
+  }
   return store_.reserve(offer);
 }
 

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -37,8 +38,16 @@ class StoreHandler final : public BlockHandler {
   std::atomic<int> bad_reports{0};
   std::atomic<int> releases{0};
 
+  // As the last put announced itself.
+  PutOffer last_offer() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return last_offer_;
+  }
+
  private:
   TieredStore& store_;
+  mutable std::mutex mutex_;
+  PutOffer last_offer_;
 };
 
 class TestNode {

@@ -4,8 +4,11 @@
 #include <signal.h>
 #include <stdlib.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -120,6 +123,46 @@ TEST_F(HadaldTest, FrozenIsAMissByTheDeadlineAndRecovers) {
   EXPECT_LT(absl::Now() - begin, absl::Seconds(1));
   node_->signal(SIGCONT);
   options_.timeout = absl::Seconds(1);
+  EXPECT_EQ(retried([&] { return get_all(); }).prefix_blocks, static_cast<size_t>(kBlocks));
+  expect_equal();
+}
+
+// Killed with -9 and restarted, three times, while puts and gets are on their way.
+TEST_F(HadaldTest, RestartedMidTransferEveryCallEndsAndLaterOnesRecover) {
+  ASSERT_EQ(retried([&] { return put_all(); }).prefix_blocks, static_cast<size_t>(kBlocks));
+  options_.timeout = absl::Milliseconds(200);
+  std::atomic<bool> stop{false};
+  std::thread restarter([&] {
+    for (int round = 0; round < 3; ++round) {
+      absl::SleepFor(absl::Milliseconds(300));
+      node_->kill_and_wait();
+      absl::SleepFor(absl::Milliseconds(100));
+      start();
+    }
+    absl::SleepFor(absl::Milliseconds(300));
+    stop = true;
+  });
+  int whole = 0;
+  int calls = 0;
+  while (!stop) {
+    for (auto& out : out_) out->fill(std::byte{0});
+    absl::Time begin = absl::Now();
+    const RequestResult got = get_all();
+    EXPECT_LT(absl::Now() - begin, options_.timeout + absl::Seconds(1));
+    for (int i = 0; i < kBlocks; ++i) {
+      EXPECT_TRUE(got.keys[i].status.ok() ? in_[i]->equals(*out_[i]) : out_[i]->all(std::byte{0}));
+    }
+    whole += got.prefix_blocks == kBlocks;
+    begin = absl::Now();
+    put_all();
+    EXPECT_LT(absl::Now() - begin, options_.timeout + absl::Seconds(1));
+    ++calls;
+  }
+  restarter.join();
+  EXPECT_GT(whole, 0);
+  EXPECT_LT(whole, calls);
+  options_.timeout = absl::Seconds(1);
+  EXPECT_EQ(retried([&] { return put_all(); }).prefix_blocks, static_cast<size_t>(kBlocks));
   EXPECT_EQ(retried([&] { return get_all(); }).prefix_blocks, static_cast<size_t>(kBlocks));
   expect_equal();
 }

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -166,6 +167,49 @@ TEST_F(NodeFaultsTest, PutsToAKilledNodeEnd) {
   put_all(absl::Milliseconds(500));
   killer.join();
   EXPECT_EQ(put_all(absl::Milliseconds(500)).prefix_blocks, 0u);
+}
+
+// The pages are the caller's again when a put has ended, even where its node froze in the middle:
+// what is stored in the end is what the pages held while the put ran.
+TEST_F(NodeFaultsTest, FrozenMidPutNothingWrongIsStored) {
+  ASSERT_EQ(put_all(absl::Seconds(10)).prefix_blocks, static_cast<size_t>(kBlocks));
+  std::atomic<bool> stop{false};
+  std::thread freezer([&] {
+    while (!stop) {
+      node_->signal(SIGSTOP);
+      absl::SleepFor(absl::Milliseconds(15));
+      node_->signal(SIGCONT);
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+  });
+  KvBuffer pages(large_layout());
+  int late = 0;
+  for (int round = 0; round < 60; ++round) {
+    std::memcpy(pages.bytes().data(), in_[round % kBlocks]->bytes().data(), pages.bytes().size());
+    BlockPut put;
+    put.hash = hash_of(absl::StrCat("mid-put ", round));
+    put.pages = pages.pages();
+    put.token_count = large_layout().block_tokens;
+    const absl::Duration timeout = absl::Milliseconds(1 + round % 20);
+    late += !timed(client_->put(layout_, {put}, options(timeout)), timeout).keys[0].status.ok();
+    pages.fill(std::byte{0xEE});
+  }
+  stop = true;
+  freezer.join();
+  EXPECT_GT(late, 0);
+  const auto out = buffers();
+  EXPECT_TRUE(recovers([&] { return get_all(out, absl::Seconds(2)); }));
+  int stored = 0;
+  for (int round = 0; round < 60; ++round) {
+    const BlockGet get = {hash_of(absl::StrCat("mid-put ", round)), pages.pages(), {}};
+    const RequestResult got =
+        timed(client_->get(layout_, {get}, options(absl::Seconds(5))), absl::Seconds(5));
+    if (!got.keys[0].status.ok()) continue;
+    ++stored;
+    EXPECT_TRUE(pages.equals(*in_[round % kBlocks])) << round;
+  }
+  EXPECT_EQ(client_->stats().misses_data_loss, 0u);
+  printf("%d of 60 puts late, %d blocks stored\n", late, stored);
 }
 
 TEST_F(NodeFaultsTest, AbsentNodeIsUnavailableNotAHang) {

@@ -14,13 +14,22 @@
 namespace hadal {
 namespace {
 
-// The port it prints, or 0 after 10 seconds or at its end.
+// The port it prints on a line of its own, past lines that UCX may print before; 0 after 10 seconds
+// without a byte or at its end.
 uint16_t read_port(int output) {
   std::string text;
   char byte;
   pollfd ready = {output, POLLIN, 0};
-  while (poll(&ready, 1, 10000) == 1 && read(output, &byte, 1) == 1 && byte != '\n') text += byte;
-  return static_cast<uint16_t>(atoi(text.c_str()));
+  while (poll(&ready, 1, 10000) == 1 && read(output, &byte, 1) == 1) {
+    if (byte != '\n') {
+      text += byte;
+    } else if (const int port = atoi(text.c_str()); port > 0) {
+      return static_cast<uint16_t>(port);
+    } else {
+      text.clear();
+    }
+  }
+  return 0;
 }
 
 struct Spawned {
@@ -83,7 +92,10 @@ uint16_t NodeProcess::free_port() {
 }
 
 void NodeProcess::signal(int number) {
-  if (pid_ > 0) kill(pid_, number);
+  if (pid_ <= 0) return;
+  kill(pid_, number);
+  // Its threads on other cores run on for a moment: not stopped before the kernel says so.
+  if (number == SIGSTOP) waitpid(pid_, nullptr, WUNTRACED);
 }
 
 void NodeProcess::kill_and_wait() {
