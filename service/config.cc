@@ -1,6 +1,7 @@
 #include "service/config.h"
 
-#include <cmath>
+#include <algorithm>
+#include <charconv>
 #include <fstream>
 #include <functional>
 #include <map>
@@ -20,12 +21,23 @@ namespace {
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr uint64_t kGiB = uint64_t{1} << 30;
 constexpr uint64_t kTiB = uint64_t{1} << 40;
+constexpr uint64_t kSizeMaxBytes = 1024 * kTiB;  // sums of a few sizes stay far from overflow
 
 // A TOML scalar as text, so that every setting parses one kind of thing.
 struct Scalar {
   enum class Kind { string, integer, floating, other } kind = Kind::other;
   std::string text;
 };
+
+// The shortest text that reads back as the same number, and as no integer; absl::StrCat would round
+// to six digits.
+std::string number_text(double value) {
+  char digits[32];
+  const auto written = std::to_chars(digits, digits + sizeof(digits), value);
+  std::string text(digits, written.ptr);
+  const bool digits_only = text.find_first_not_of("-0123456789") == std::string::npos;
+  return digits_only ? text + ".0" : text;
+}
 
 // Readers answer false where the value is not allowed; the caller knows file, line and key.
 struct SettingSpec {
@@ -100,10 +112,11 @@ template <typename Access>
 SettingSpec size_setting(const char* key, uint64_t least_bytes, Access access) {
   return {
       key,
-      absl::StrCat("at least ", format_size(least_bytes),
+      absl::StrCat("from ", format_size(least_bytes), " to ", format_size(kSizeMaxBytes),
                    ", as bytes or as a string with KiB, MiB, GiB or TiB"),
       [access, least_bytes](const Scalar& scalar, Config& config) {
-        return parse_size(scalar, &access(config)) && access(config) >= least_bytes;
+        return parse_size(scalar, &access(config)) && access(config) >= least_bytes &&
+               access(config) <= kSizeMaxBytes;
       },
       [access](const Config& config) { return format_size(access(const_cast<Config&>(config))); }};
 }
@@ -124,17 +137,19 @@ SettingSpec duration_setting(const char* key, absl::Duration least, Access acces
           }};
 }
 
+// `above_zero`: 0 itself is not allowed.
 template <typename Access>
-SettingSpec fraction_setting(const char* key, Access access) {
+SettingSpec fraction_setting(const char* key, bool above_zero, Access access) {
   return {
-      key, "a number from 0.0 to 1.0",
-      [access](const Scalar& scalar, Config& config) {
+      key, above_zero ? "a number above 0.0, at most 1.0" : "a number from 0.0 to 1.0",
+      [access, above_zero](const Scalar& scalar, Config& config) {
         double& value = access(config);
         const bool number =
             scalar.kind == Scalar::Kind::integer || scalar.kind == Scalar::Kind::floating;
-        return number && absl::SimpleAtod(scalar.text, &value) && value >= 0 && value <= 1;
+        return number && absl::SimpleAtod(scalar.text, &value) && value <= 1 &&
+               (above_zero ? value > 0 : value >= 0);
       },
-      [access](const Config& config) { return absl::StrCat(access(const_cast<Config&>(config))); }};
+      [access](const Config& config) { return number_text(access(const_cast<Config&>(config))); }};
 }
 
 template <typename Access>
@@ -168,11 +183,11 @@ std::vector<SettingSpec> dram_settings() {
   return {
       size_setting("dram.capacity", kMiB,
                    [](Config& c) -> uint64_t& { return c.dram_capacity_bytes; }),
-      fraction_setting("dram.high_watermark",
+      fraction_setting("dram.high_watermark", true,
                        [](Config& c) -> double& { return c.store.high_watermark; }),
-      fraction_setting("dram.low_watermark",
+      fraction_setting("dram.low_watermark", true,
                        [](Config& c) -> double& { return c.store.low_watermark; }),
-      fraction_setting("dram.pinned_max_fraction",
+      fraction_setting("dram.pinned_max_fraction", false,
                        [](Config& c) -> double& { return c.store.pinned_max_fraction; }),
       count_setting("index.max_blocks", {1024, uint64_t{1} << 28},
                     [](Config& c) -> uint64_t& { return c.store.index_max_blocks; }),
@@ -198,7 +213,7 @@ std::vector<SettingSpec> nvme_settings() {
                    [](Config& c) -> uint64_t& { return c.store.nvme.queue_max_bytes; }),
       count_setting("nvme.reader_threads", {1, 64},
                     [](Config& c) -> int& { return c.store.nvme.reader_threads; }),
-      fraction_setting("nvme.free_space_min_fraction",
+      fraction_setting("nvme.free_space_min_fraction", false,
                        [](Config& c) -> double& { return c.store.nvme.free_space_min_fraction; }),
   };
 }
@@ -219,13 +234,27 @@ const std::vector<SettingSpec>& setting_specs() {
 Scalar to_scalar(const toml::value& value) {
   if (value.is_string()) return {Scalar::Kind::string, value.as_string().str};
   if (value.is_integer()) return {Scalar::Kind::integer, absl::StrCat(value.as_integer())};
-  if (value.is_floating()) return {Scalar::Kind::floating, absl::StrCat(value.as_floating())};
+  if (value.is_floating()) return {Scalar::Kind::floating, number_text(value.as_floating())};
   if (value.is_boolean()) return {Scalar::Kind::other, value.as_boolean() ? "true" : "false"};
   return {Scalar::Kind::other, value.is_table() ? "a section" : "a list or date"};
 }
 
+// A message is one line of ASCII whatever the file holds.
+std::string one_line(absl::string_view text) {
+  std::string shown;
+  for (const char c : text) {
+    if (c >= ' ' && c <= '~') {
+      shown += c;
+    } else {
+      absl::StrAppend(&shown, "\\x", absl::Hex(static_cast<unsigned char>(c), absl::kZeroPad2));
+    }
+  }
+  return shown;
+}
+
 std::string shown(const Scalar& scalar) {
-  return scalar.kind == Scalar::Kind::string ? absl::StrCat("\"", scalar.text, "\"") : scalar.text;
+  return scalar.kind == Scalar::Kind::string ? absl::StrCat("\"", one_line(scalar.text), "\"")
+                                             : scalar.text;
 }
 
 // Lines where keys stand, by "section.key"; for messages only.
@@ -236,32 +265,46 @@ struct Loading {
   absl::Status refuse(const std::string& key, absl::string_view rest) const {
     const auto line = lines.find(key);
     return absl::InvalidArgumentError(absl::StrCat(
-        config.file, ":", line == lines.end() ? 0 : line->second, ": ", key, " ", rest));
+        config.file, ":", line == lines.end() ? 0 : line->second, ": ", one_line(key), " ", rest));
   }
 };
 
-absl::Status unknown_key(const Loading& loading, const std::string& key) {
-  const std::string section = key.substr(0, key.find('.') + 1);
-  std::vector<absl::string_view> known;
+std::vector<std::string> known_sections() {
+  std::vector<std::string> sections;
   for (const auto& setting : setting_specs()) {
-    if (absl::StartsWith(setting.key, section)) known.push_back(setting.key);
+    std::string section(setting.key, std::string(setting.key).find('.'));
+    if (sections.empty() || sections.back() != section) sections.push_back(std::move(section));
   }
-  if (known.empty()) {
-    return loading.refuse(
-        key, "is unknown; sections are node, data, admin, metrics, dram, index, nvme, log");
+  return sections;
+}
+
+absl::Status check_section(const Loading& loading, const std::string& name,
+                           const toml::value& body) {
+  const std::vector<std::string> sections = known_sections();
+  const bool known = std::find(sections.begin(), sections.end(), name) != sections.end();
+  if (known && body.is_table()) return absl::OkStatus();
+  if (known) {
+    return loading.refuse(name, absl::StrCat("is ", shown(to_scalar(body)),
+                                             "; it is a section: write [", name, "] once"));
   }
-  return loading.refuse(key, absl::StrCat("is unknown; known are ", absl::StrJoin(known, ", ")));
+  return loading.refuse(
+      name, absl::StrCat("is ", shown(to_scalar(body)), ", and unknown; known are the sections ",
+                         absl::StrJoin(sections, ", ")));
 }
 
 absl::Status read_setting(Loading& loading, const std::string& key, const toml::value& value) {
+  const std::string section = key.substr(0, key.find('.') + 1);
+  const Scalar scalar = to_scalar(value);
+  std::vector<absl::string_view> known;
   for (const auto& setting : setting_specs()) {
+    if (absl::StartsWith(setting.key, section)) known.push_back(setting.key);
     if (key != setting.key) continue;
-    const Scalar scalar = to_scalar(value);
     if (setting.read(scalar, loading.config)) return absl::OkStatus();
     return loading.refuse(key,
                           absl::StrCat("is ", shown(scalar), "; allowed is ", setting.allowed));
   }
-  return unknown_key(loading, key);
+  return loading.refuse(key, absl::StrCat("is ", shown(scalar), ", and unknown; known are ",
+                                          absl::StrJoin(known, ", ")));
 }
 
 absl::Status check_relations(const Loading& loading) {
@@ -271,9 +314,10 @@ absl::Status check_relations(const Loading& loading) {
     const bool named = loading.lines.contains("dram.low_watermark");
     return loading.refuse(
         named ? "dram.low_watermark" : "dram.high_watermark",
-        absl::StrCat("is ", named ? store.low_watermark : store.high_watermark,
-                     "; dram.low_watermark (", store.low_watermark,
-                     ") must be below dram.high_watermark (", store.high_watermark, ")"));
+        absl::StrCat("is ", number_text(named ? store.low_watermark : store.high_watermark),
+                     "; dram.low_watermark (", number_text(store.low_watermark),
+                     ") must be below dram.high_watermark (", number_text(store.high_watermark),
+                     ")"));
   }
   if (store.nvme.path.empty()) return absl::OkStatus();
   if (store.nvme.memtable_bytes > store.nvme.capacity_bytes / 2) {
@@ -286,25 +330,48 @@ absl::Status check_relations(const Loading& loading) {
   return absl::OkStatus();
 }
 
+// In the order of the file, so that the first mistake is the one reported.
 absl::Status read_sections(Loading& loading, const toml::value& root) {
+  struct Entry {
+    std::string key;
+    const toml::value* value;
+    bool section;
+  };
+  std::vector<Entry> entries;
   for (const auto& [section, body] : root.as_table()) {
-    loading.lines[section] = body.location().line();
-    if (!body.is_table()) return unknown_key(loading, section);
-    bool known = false;
-    for (const auto& setting : setting_specs()) {
-      known |= absl::StartsWith(setting.key, section + ".");
-    }
-    if (!known) return unknown_key(loading, section);
+    entries.push_back({section, &body, true});
+    if (!body.is_table()) continue;
     for (const auto& [name, value] : body.as_table()) {
-      loading.lines[section + "." + name] = value.location().line();
+      entries.push_back({section + "." + name, &value, false});
     }
   }
-  for (const auto& [section, body] : root.as_table()) {
-    for (const auto& [name, value] : body.as_table()) {
-      if (auto read = read_setting(loading, section + "." + name, value); !read.ok()) return read;
-    }
+  std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+    return a.value->location().line() < b.value->location().line();
+  });
+  for (const Entry& entry : entries) loading.lines[entry.key] = entry.value->location().line();
+  for (const Entry& entry : entries) {
+    const auto status = entry.section ? check_section(loading, entry.key, *entry.value)
+                                      : read_setting(loading, entry.key, *entry.value);
+    if (!status.ok()) return status;
   }
   return absl::OkStatus();
+}
+
+// toml11's first line without its "[error] toml::function: ", and the line of the file.
+absl::Status not_toml(const std::string& file, const std::string& text,
+                      const toml::exception& error) {
+  std::string reason(error.what(), std::string(error.what()).find('\n'));
+  const size_t colon = reason.find(": ");
+  if (absl::StartsWith(reason, "[error] ") && colon != std::string::npos) {
+    reason.erase(0, colon + 2);
+  }
+  const size_t number = error.location().line();
+  const std::vector<absl::string_view> lines = absl::StrSplit(text, '\n');
+  std::string line;
+  if (number >= 1 && number <= lines.size()) line = one_line(lines[number - 1].substr(0, 120));
+  return absl::InvalidArgumentError(
+      absl::StrCat(file, ":", number, ": not valid TOML: ", one_line(reason), " in '", line,
+                   "'; a key stands once, strings in double quotes"));
 }
 
 }  // namespace
@@ -332,11 +399,10 @@ absl::StatusOr<Config> load_config(const std::string& file) {
     const toml::value root = toml::parse(in, file);
     if (auto read = read_sections(loading, root); !read.ok()) return read;
   } catch (const toml::exception& error) {
-    const std::vector<std::string> lines = absl::StrSplit(error.what(), '\n');
-    return absl::InvalidArgumentError(
-        absl::StrCat(file, ":", error.location().line(), ": not valid TOML: ", lines.front()));
+    return not_toml(file, text.str(), error);
   } catch (const std::exception& error) {
-    return absl::InvalidArgumentError(absl::StrCat(file, ": not valid TOML: ", error.what()));
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, ":1: not valid TOML: ", one_line(error.what())));
   }
   if (auto relations = check_relations(loading); !relations.ok()) return relations;
   return std::move(loading.config);
