@@ -101,9 +101,10 @@ constexpr Row<TransportStats> kTransportRows[] = {
      &TransportStats::messages_sent},
     {"hadal_transport_messages_received_total", "Messages received", kCounter,
      &TransportStats::messages_received},
-    {"hadal_transport_payload_sent_bytes_total", "Block bytes sent", kCounter,
-     &TransportStats::payload_bytes_sent},
-    {"hadal_transport_payload_received_bytes_total", "Block bytes received", kCounter,
+    {"hadal_transport_payload_sent_bytes_total", "Bytes sent with messages: blocks, keys, answers",
+     kCounter, &TransportStats::payload_bytes_sent},
+    {"hadal_transport_payload_received_bytes_total",
+     "Bytes received with messages: blocks, keys, answers", kCounter,
      &TransportStats::payload_bytes_received},
     {"hadal_transport_connections_opened_total", "Connections established", kCounter,
      &TransportStats::connections_opened},
@@ -166,7 +167,7 @@ class NodeCollectable final : public prometheus::Collectable {
 class PrometheusServer final : public MetricsServer {
  public:
   PrometheusServer(const std::string& address, const Node& node)
-      : collectable_(std::make_shared<NodeCollectable>(node)), exposer_(address) {
+      : collectable_(std::make_shared<NodeCollectable>(node)), exposer_(options(address)) {
     exposer_.RegisterCollectable(collectable_);
   }
 
@@ -176,6 +177,12 @@ class PrometheusServer final : public MetricsServer {
   }
 
  private:
+  // The library's own are 2 threads and 30 seconds: two clients that connect and say nothing would
+  // keep every scrape waiting for so long.
+  static std::vector<std::string> options(const std::string& address) {
+    return {"listening_ports", address, "num_threads", "8", "request_timeout_ms", "2000"};
+  }
+
   std::shared_ptr<NodeCollectable> collectable_;
   prometheus::Exposer exposer_;  // before the collectable in destruction: no scrape outlives it
 };
