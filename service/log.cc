@@ -19,10 +19,9 @@ std::string quoted(const std::string& text) {
   return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+// All at debug: gRPC calls an error what its callers report themselves, such as a port in use.
 void log_grpc(gpr_log_func_args* args) {
-  const LogLevel level =
-      args->severity == GPR_LOG_SEVERITY_ERROR ? LogLevel::error : LogLevel::debug;
-  log_event(level, "grpc", {{"message", args->message}});
+  log_event(LogLevel::debug, "grpc", {{"message", args->message}});
 }
 
 }  // namespace
@@ -31,13 +30,25 @@ void start_logging(const std::string& level, const std::string& format) {
   json_format = format == "json";
   spdlog::set_default_logger(spdlog::stderr_logger_mt("hadald"));
   spdlog::set_level(spdlog::level::from_str(level));
-  spdlog::set_pattern(json_format ? R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l",%v})"
-                                  : "%Y-%m-%d %H:%M:%S.%e %l %v");
+  spdlog::set_pattern(json_format ? R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z",%v})"
+                                  : "%Y-%m-%d %H:%M:%S.%e %v");
   gpr_set_log_function(log_grpc);
 }
 
 void log_event(LogLevel level, const std::string& event, const std::vector<LogField>& fields) {
-  std::string line = json_format ? absl::StrCat("\"event\":", quoted(event)) : event;
+  // Levels are named as in the configuration; spdlog would say "warning".
+  static constexpr struct {
+    const char* name;
+    spdlog::level::level_enum level;
+  } kLevels[] = {{"trace", spdlog::level::trace},
+                 {"debug", spdlog::level::debug},
+                 {"info", spdlog::level::info},
+                 {"warn", spdlog::level::warn},
+                 {"error", spdlog::level::err}};
+  const auto& shown = kLevels[static_cast<int>(level)];
+  std::string line = json_format
+                         ? absl::StrCat("\"level\":\"", shown.name, "\",\"event\":", quoted(event))
+                         : absl::StrCat(shown.name, " ", event);
   for (const auto& field : fields) {
     if (json_format) {
       absl::StrAppend(&line, ",", quoted(field.name), ":", quoted(field.value));
@@ -45,10 +56,7 @@ void log_event(LogLevel level, const std::string& event, const std::vector<LogFi
       absl::StrAppend(&line, " ", field.name, "=", quoted(field.value));
     }
   }
-  constexpr spdlog::level::level_enum kLevels[] = {spdlog::level::trace, spdlog::level::debug,
-                                                   spdlog::level::info, spdlog::level::warn,
-                                                   spdlog::level::err};
-  spdlog::default_logger_raw()->log(kLevels[static_cast<int>(level)], line);
+  spdlog::default_logger_raw()->log(shown.level, line);
 }
 
 }  // namespace hadal

@@ -7,12 +7,14 @@
 
 #include <CLI/CLI.hpp>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <mutex>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "service/config.h"
 #include "service/log.h"
 #include "service/node.h"
@@ -24,11 +26,15 @@ namespace {
 constexpr int kExitUsage = 2;
 constexpr int kExitFailure = 1;
 
-// Turns SIGTERM and SIGINT into a state that main waits for; the second one ends the process at
-// once with 1. Made before any other thread, which all inherit the mask.
+// What node.shutdown_timeout does not cover: closing connections, listeners and the database.
+constexpr absl::Duration kCloseTimeout = absl::Seconds(5);
+
+// Turns SIGTERM and SIGINT into a state that main waits for. A second one, or a shutdown that hangs
+// (on a dead disk, say), ends the process with 1. Made before any other thread, which all inherit
+// the mask.
 class Signals {
  public:
-  Signals() {
+  explicit Signals(absl::Duration exit_timeout) : exit_timeout_(exit_timeout) {
     signal(SIGPIPE, SIG_IGN);
     sigemptyset(&set_);
     sigaddset(&set_, SIGTERM);
@@ -51,14 +57,29 @@ class Signals {
  private:
   void watch() {
     const timespec tick = {.tv_sec = 0, .tv_nsec = 50'000'000};
+    auto deadline = std::chrono::steady_clock::time_point::max();
     while (!ending_) {
-      if (sigtimedwait(&set_, nullptr, &tick) < 0) continue;
+      const bool arrived = sigtimedwait(&set_, nullptr, &tick) >= 0;
+      const auto now = std::chrono::steady_clock::now();
+      if (now >= deadline) {
+        leave(absl::StrCat("the node did not end within ", absl::FormatDuration(exit_timeout_),
+                           "; blocks that only DRAM held may be lost"));
+      }
+      if (!arrived) continue;
       std::lock_guard lock(mutex_);
-      if (++count_ > 1) _exit(kExitFailure);
+      if (++count_ > 1) leave("a second signal came; blocks that only DRAM held may be lost");
+      deadline = now + absl::ToChronoMilliseconds(exit_timeout_);
       arrived_.notify_all();
     }
   }
 
+  // No destructors: what hangs would hang them too.
+  [[noreturn]] static void leave(const std::string& reason) {
+    log_event(LogLevel::error, "ended at once", {{"reason", reason}});
+    _exit(kExitFailure);
+  }
+
+  const absl::Duration exit_timeout_;
   sigset_t set_;
   std::atomic<bool> ending_ = false;
   std::mutex mutex_;
@@ -73,19 +94,21 @@ int say(int code, absl::string_view text) {
   return code;
 }
 
-void log_shutdown(const ShutdownReport& report) {
-  const LogLevel level = report.flushed ? LogLevel::info : LogLevel::warn;
+void log_shutdown(const Config& config, const ShutdownReport& report) {
+  const bool as_wished = report.flushed || config.store.nvme.path.empty();
+  const LogLevel level = as_wished ? LogLevel::info : LogLevel::warn;
   log_event(level, "stopped",
             {{"drained", report.drained ? "yes" : "no"},
-             {"flushed", report.flushed ? "yes" : report.flush_error},
+             {"flushed", report.flushed ? "yes" : absl::StrCat("no: ", report.flush_error)},
              {"written_blocks", absl::StrCat(report.written_blocks)},
              {"written_bytes", absl::StrCat(report.written_bytes)},
              {"persisted_blocks", absl::StrCat(report.persisted_blocks)}});
 }
 
 int serve(const Config& config) {
-  Signals signals;
+  // First, since the signal thread logs.
   start_logging(config.log_level, config.log_format);
+  Signals signals(config.shutdown_timeout + kCloseTimeout);
   auto server = Server::start(config);
   if (!server.ok()) {
     log_event(LogLevel::error, "cannot start",
@@ -106,7 +129,7 @@ int serve(const Config& config) {
   std::fflush(stdout);
   signals.wait();
   log_event(LogLevel::info, "stopping", {{"bound", absl::FormatDuration(config.shutdown_timeout)}});
-  log_shutdown((*server)->shutdown());
+  log_shutdown(config, (*server)->shutdown());
   server->reset();
   return 0;
 }

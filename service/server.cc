@@ -1,9 +1,11 @@
 #include "service/server.h"
 
+#include <algorithm>
 #include <fstream>
 #include <sstream>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
 #include "service/admin_service.h"
@@ -15,23 +17,45 @@
 namespace hadal {
 namespace {
 
-// Bytes that new allocations may take, 0 where unknown: the smaller of the machine's and of the
-// control group's.
-uint64_t available_memory_bytes() {
-  uint64_t available = 0;
-  std::ifstream meminfo("/proc/meminfo");
-  for (std::string line; std::getline(meminfo, line);) {
+// The value of "NAME VALUE ..." in a file of such lines; 0 where there is none.
+uint64_t field_of(const std::string& file, absl::string_view name) {
+  std::ifstream stream(file);
+  for (std::string line; std::getline(stream, line);) {
     std::istringstream words(line);
-    std::string name;
-    uint64_t kib = 0;
-    if (words >> name >> kib && name == "MemAvailable:") available = kib * 1024;
+    std::string word;
+    uint64_t value = 0;
+    if (words >> word >> value && word == name) return value;
   }
+  return 0;
+}
+
+// What a control group leaves, UINT64_MAX where it sets no limit. Its page cache counts as used,
+// but gives way.
+uint64_t group_available_bytes(const std::string& group) {
   uint64_t limit = 0, used = 0;
-  std::ifstream limit_file("/sys/fs/cgroup/memory.max"), used_file("/sys/fs/cgroup/memory.current");
-  if (limit_file >> limit && used_file >> used) {
-    available = std::min(available, limit > used ? limit - used : 0);
+  std::ifstream limit_file(group + "/memory.max"), used_file(group + "/memory.current");
+  if (!(limit_file >> limit) || !(used_file >> used)) return UINT64_MAX;
+  const std::string stat = group + "/memory.stat";
+  const uint64_t cache = field_of(stat, "inactive_file") + field_of(stat, "active_file");
+  used -= std::min(used, cache);
+  return limit > used ? limit - used : 0;
+}
+
+// Bytes that new allocations may take, 0 where unknown: the least of what the machine and the
+// control groups have, ours and all above it.
+uint64_t available_memory_bytes() {
+  const uint64_t machine = field_of("/proc/meminfo", "MemAvailable:") * 1024;
+  if (machine == 0) return 0;
+  std::ifstream groups("/proc/self/cgroup");
+  std::string group;
+  for (std::string line; std::getline(groups, line);) {
+    if (absl::StartsWith(line, "0::/")) group = line.substr(3);
   }
-  return available;
+  uint64_t available = machine;
+  for (; !group.empty(); group.resize(group.rfind('/'))) {
+    available = std::min(available, group_available_bytes("/sys/fs/cgroup" + group));
+  }
+  return std::min(available, group_available_bytes("/sys/fs/cgroup"));
 }
 
 absl::Status check_memory(const Config& config) {
@@ -39,7 +63,8 @@ absl::Status check_memory(const Config& config) {
   if (available == 0 || config.dram_capacity_bytes <= available) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat(
       "dram.capacity is ", format_size(config.dram_capacity_bytes), ", but this machine has ",
-      available >> 20, "MiB of memory available; lower dram.capacity in ", config.file));
+      available >> 20, "MiB of memory available; lower dram.capacity in ", config.file,
+      " or free memory"));
 }
 
 std::string with_port(const std::string& address, uint16_t port) {
@@ -90,15 +115,7 @@ class NodeServer final : public Server {
     ShutdownReport report;
     // Half at most, so that a client that never ends leaves time for the disk.
     report.drained = blocks_->drain(config_.shutdown_timeout / 2);
-    const StoreStats before = store_->stats();
-    const auto flushed = store_->flush(deadline - absl::Now());
-    const StoreStats after = store_->stats();
-    report.flushed = flushed.ok();
-    if (!flushed.ok()) report.flush_error = flushed.status().ToString();
-    report.persisted_blocks = flushed.ok() ? *flushed : after.persisted_blocks;
-    report.written_blocks =
-        after.persisted_blocks - std::min(after.persisted_blocks, before.persisted_blocks);
-    report.written_bytes = nvme_bytes(after) - std::min(nvme_bytes(after), nvme_bytes(before));
+    flush(deadline, report);
     admin_->shutdown(absl::Now() + absl::Milliseconds(200));
     return report;
   }
@@ -123,9 +140,33 @@ class NodeServer final : public Server {
     return absl::OkStatus();
   }
 
-  static uint64_t nvme_bytes(const StoreStats& stats) {
+  void flush(absl::Time deadline, ShutdownReport& report) {
+    const StoreStats before = store_->stats();
+    if (config_.store.nvme.path.empty()) {
+      report.flush_error = "there is no NVMe tier: nvme.path is empty";
+      return;
+    }
+    const auto flushed = store_->flush(deadline - absl::Now());
+    const StoreStats after = store_->stats();
+    // The store answers what it has persisted also where the time was up.
+    report.flushed = flushed.ok() && absl::Now() < deadline;
+    if (!flushed.ok()) {
+      report.flush_error = std::string(flushed.status().message());
+    } else if (!report.flushed) {
+      report.flush_error =
+          absl::StrCat("node.shutdown_timeout (", absl::FormatDuration(config_.shutdown_timeout),
+                       ") was up first; blocks that only DRAM held are lost");
+    }
+    report.persisted_blocks = after.persisted_blocks;
+    report.written_blocks =
+        after.persisted_blocks - std::min(after.persisted_blocks, before.persisted_blocks);
+    report.written_bytes =
+        nvme_file_bytes(after) - std::min(nvme_file_bytes(after), nvme_file_bytes(before));
+  }
+
+  static uint64_t nvme_file_bytes(const StoreStats& stats) {
     for (const TierStats& tier : stats.tiers) {
-      if (tier.tier == Tier::nvme) return tier.encoded_bytes;
+      if (tier.tier == Tier::nvme) return tier.used_bytes;
     }
     return 0;
   }

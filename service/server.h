@@ -24,9 +24,9 @@ struct ListenAddresses {
 struct ShutdownReport {
   bool drained = false;           // nothing was in flight when draining ended
   bool flushed = false;           // everything that NVMe takes was persisted in time
-  std::string flush_error;        // why not, where known
+  std::string flush_error;        // why not; empty where flushed
   uint64_t written_blocks = 0;    // persisted by this shutdown
-  uint64_t written_bytes = 0;     // of them
+  uint64_t written_bytes = 0;     // that NVMe's files grew by
   uint64_t persisted_blocks = 0;  // in all
 };
 
