@@ -8,6 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/commands.h"
+#include "common/block_key.h"
+#include "common/node_address.h"
 #include "proto/admin.grpc.pb.h"
 
 namespace hadal::cli {
@@ -64,7 +66,9 @@ Json to_json(const Message& message) {
   return object;
 }
 
-void print_json(const Message& message) { std::printf("%s\n", to_json(message).dump().c_str()); }
+void print_json(const AdminTarget& target, const Message& message) {
+  std::fprintf(target.out, "%s\n", to_json(message).dump().c_str());
+}
 
 template <typename Request, typename Response>
 using Method = grpc::Status (pb::Admin::Stub::*)(grpc::ClientContext*, const Request&, Response*);
@@ -72,6 +76,11 @@ using Method = grpc::Status (pb::Admin::Stub::*)(grpc::ClientContext*, const Req
 template <typename Request, typename Response>
 absl::Status call(const AdminTarget& target, Method<Request, Response> method,
                   const Request& request, Response* response) {
+  // gRPC itself would wait for the name "foo" until the deadline.
+  if (auto address = parse_node_address(target.address); !address.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--admin ", target.address, " is not host:port, such as 127.0.0.1:7401"));
+  }
   const auto stub =
       pb::Admin::NewStub(grpc::CreateChannel(target.address, grpc::InsecureChannelCredentials()));
   grpc::ClientContext context;
@@ -87,11 +96,22 @@ absl::Status call(const AdminTarget& target, Method<Request, Response> method,
   return absl::Status(code, status.error_message());
 }
 
+// Here, so that a typing error is refused without a node.
+template <typename Request>
+absl::Status add_keys(const std::vector<std::string>& keys, Request* request) {
+  for (const auto& key : keys) {
+    if (auto parsed = BlockKey::from_hex(key); !parsed.ok()) return parsed.status();
+    request->add_keys(key);
+  }
+  return absl::OkStatus();
+}
+
 double mib(uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
-void print_blocks(const google::protobuf::RepeatedPtrField<pb::BlockStatus>& blocks) {
-  std::printf("%-64s %-13s %-5s %12s %7s %9s %4s\n", "KEY", "STATE", "TIER", "BYTES", "PLANES",
-              "PERSISTED", "PINS");
+void print_blocks(std::FILE* out,
+                  const google::protobuf::RepeatedPtrField<pb::BlockStatus>& blocks) {
+  std::fprintf(out, "%-64s %-13s %-5s %12s %7s %9s %4s\n", "KEY", "STATE", "TIER", "BYTES",
+               "PLANES", "PERSISTED", "PINS");
   for (const auto& block : blocks) {
     const char* state = block.state() == pb::BLOCK_STATE_PRESENT  ? "present"
                         : block.state() == pb::BLOCK_STATE_ABSENT ? "absent"
@@ -99,9 +119,9 @@ void print_blocks(const google::protobuf::RepeatedPtrField<pb::BlockStatus>& blo
     const std::string planes = block.key_planes() == 255 ? "raw"
                                                          : absl::StrCat("k", block.key_planes(),
                                                                         "v", block.value_planes());
-    std::printf("%-64s %-13s %-5s %12llu %7s %9s %4u\n", block.key().c_str(), state,
-                block.tier().c_str(), static_cast<unsigned long long>(block.bytes()),
-                planes.c_str(), block.persisted() ? "yes" : "-", block.pins());
+    std::fprintf(out, "%-64s %-13s %-5s %12llu %7s %9s %4u\n", block.key().c_str(), state,
+                 block.tier().c_str(), static_cast<unsigned long long>(block.bytes()),
+                 planes.c_str(), block.persisted() ? "yes" : "-", block.pins());
   }
 }
 
@@ -112,31 +132,31 @@ absl::Status show_status(const AdminTarget& target) {
   auto called = call(target, &pb::Admin::Stub::GetStats, pb::GetStatsRequest{}, &stats);
   if (!called.ok()) return called;
   if (target.json) {
-    print_json(stats);
+    print_json(target, stats);
     return absl::OkStatus();
   }
   const auto& store = stats.store();
-  std::printf("%s %s, up %llu s%s\n", stats.node().c_str(), stats.version().c_str(),
-              static_cast<unsigned long long>(stats.uptime_seconds()),
-              stats.draining() ? ", draining" : "");
-  std::printf("data       %s over %s, %llu peers\n", stats.data_address().c_str(),
-              stats.transport().c_str(), static_cast<unsigned long long>(stats.peers()));
-  std::printf("lookups    %llu keys, %llu hits\n",
-              static_cast<unsigned long long>(store.lookup_keys()),
-              static_cast<unsigned long long>(store.lookup_hits()));
-  std::printf("puts       %llu stored, %llu duplicate, %llu refused\n",
-              static_cast<unsigned long long>(store.puts_stored()),
-              static_cast<unsigned long long>(store.puts_duplicate()),
-              static_cast<unsigned long long>(store.puts_refused()));
-  std::printf("reads      %llu, %llu misses, %llu bad blocks\n",
-              static_cast<unsigned long long>(store.reads()),
-              static_cast<unsigned long long>(store.read_misses()),
-              static_cast<unsigned long long>(store.bad_blocks()));
-  std::printf("bytes      %.1f MiB raw as %.1f MiB encoded\n", mib(store.raw_bytes()),
-              mib(store.encoded_bytes()));
-  std::printf("persisted  %llu blocks, oldest unpersisted %.1f s\n",
-              static_cast<unsigned long long>(store.persisted_blocks()),
-              static_cast<double>(store.oldest_unpersisted_age_ms()) / 1000);
+  std::fprintf(target.out, "%s %s, up %llu s%s\n", stats.node().c_str(), stats.version().c_str(),
+               static_cast<unsigned long long>(stats.uptime_seconds()),
+               stats.draining() ? ", draining" : "");
+  std::fprintf(target.out, "data       %s over %s, %llu peers\n", stats.data_address().c_str(),
+               stats.transport().c_str(), static_cast<unsigned long long>(stats.peers()));
+  std::fprintf(target.out, "lookups    %llu keys, %llu hits\n",
+               static_cast<unsigned long long>(store.lookup_keys()),
+               static_cast<unsigned long long>(store.lookup_hits()));
+  std::fprintf(target.out, "puts       %llu stored, %llu duplicate, %llu refused\n",
+               static_cast<unsigned long long>(store.puts_stored()),
+               static_cast<unsigned long long>(store.puts_duplicate()),
+               static_cast<unsigned long long>(store.puts_refused()));
+  std::fprintf(target.out, "reads      %llu, %llu misses, %llu bad blocks\n",
+               static_cast<unsigned long long>(store.reads()),
+               static_cast<unsigned long long>(store.read_misses()),
+               static_cast<unsigned long long>(store.bad_blocks()));
+  std::fprintf(target.out, "bytes      %.1f MiB raw as %.1f MiB encoded\n", mib(store.raw_bytes()),
+               mib(store.encoded_bytes()));
+  std::fprintf(target.out, "persisted  %llu blocks, oldest unpersisted %.1f s\n",
+               static_cast<unsigned long long>(store.persisted_blocks()),
+               static_cast<double>(store.oldest_unpersisted_age_ms()) / 1000);
   return absl::OkStatus();
 }
 
@@ -145,17 +165,17 @@ absl::Status show_tiers(const AdminTarget& target) {
   auto called = call(target, &pb::Admin::Stub::ListTiers, pb::ListTiersRequest{}, &tiers);
   if (!called.ok()) return called;
   if (target.json) {
-    print_json(tiers);
+    print_json(target, tiers);
     return absl::OkStatus();
   }
-  std::printf("%-5s %13s %10s %13s %9s %9s %9s\n", "TIER", "CAPACITY MiB", "USED MiB",
-              "ENCODED MiB", "BLOCKS", "HITS", "EVICTED");
+  std::fprintf(target.out, "%-5s %13s %10s %13s %9s %9s %9s\n", "TIER", "CAPACITY MiB", "USED MiB",
+               "ENCODED MiB", "BLOCKS", "HITS", "EVICTED");
   for (const auto& tier : tiers.tiers()) {
-    std::printf("%-5s %13.1f %10.1f %13.1f %9llu %9llu %9llu\n", tier.tier().c_str(),
-                mib(tier.capacity_bytes()), mib(tier.used_bytes()), mib(tier.encoded_bytes()),
-                static_cast<unsigned long long>(tier.blocks()),
-                static_cast<unsigned long long>(tier.hits()),
-                static_cast<unsigned long long>(tier.evicted_blocks()));
+    std::fprintf(target.out, "%-5s %13.1f %10.1f %13.1f %9llu %9llu %9llu\n", tier.tier().c_str(),
+                 mib(tier.capacity_bytes()), mib(tier.used_bytes()), mib(tier.encoded_bytes()),
+                 static_cast<unsigned long long>(tier.blocks()),
+                 static_cast<unsigned long long>(tier.hits()),
+                 static_cast<unsigned long long>(tier.evicted_blocks()));
   }
   return absl::OkStatus();
 }
@@ -166,31 +186,32 @@ absl::Status show_blocks(const AdminTarget& target, uint32_t at_most) {
   pb::ListBlocksResponse blocks;
   auto called = call(target, &pb::Admin::Stub::ListBlocks, request, &blocks);
   if (!called.ok()) return called;
-  target.json ? print_json(blocks) : print_blocks(blocks.blocks());
+  target.json ? print_json(target, blocks) : print_blocks(target.out, blocks.blocks());
   return absl::OkStatus();
 }
 
 absl::Status show_lookup(const AdminTarget& target, const std::vector<std::string>& keys) {
   pb::LookupBlocksRequest request;
-  for (const auto& key : keys) request.add_keys(key);
+  if (auto added = add_keys(keys, &request); !added.ok()) return added;
   pb::LookupBlocksResponse blocks;
   auto called = call(target, &pb::Admin::Stub::LookupBlocks, request, &blocks);
   if (!called.ok()) return called;
-  target.json ? print_json(blocks) : print_blocks(blocks.blocks());
+  target.json ? print_json(target, blocks) : print_blocks(target.out, blocks.blocks());
   return absl::OkStatus();
 }
 
 absl::Status evict(const AdminTarget& target, const std::vector<std::string>& keys) {
   pb::EvictBlocksRequest request;
-  for (const auto& key : keys) request.add_keys(key);
+  if (auto added = add_keys(keys, &request); !added.ok()) return added;
   request.set_all(keys.empty());
   pb::EvictBlocksResponse evicted;
   auto called = call(target, &pb::Admin::Stub::EvictBlocks, request, &evicted);
   if (!called.ok()) return called;
   if (target.json) {
-    print_json(evicted);
+    print_json(target, evicted);
   } else {
-    std::printf("evicted %llu blocks\n", static_cast<unsigned long long>(evicted.evicted_blocks()));
+    std::fprintf(target.out, "evicted %llu blocks\n",
+                 static_cast<unsigned long long>(evicted.evicted_blocks()));
   }
   return absl::OkStatus();
 }
@@ -200,13 +221,13 @@ absl::Status show_config(const AdminTarget& target) {
   auto called = call(target, &pb::Admin::Stub::GetConfig, pb::GetConfigRequest{}, &config);
   if (!called.ok()) return called;
   if (target.json) {
-    print_json(config);
+    print_json(target, config);
     return absl::OkStatus();
   }
-  std::printf("from %s; * differs from the default\n", config.file().c_str());
+  std::fprintf(target.out, "from %s; * differs from the default\n", config.file().c_str());
   for (const auto& setting : config.settings()) {
-    std::printf("%s %-30s %s\n", setting.changed() ? "*" : " ", setting.key().c_str(),
-                setting.value().c_str());
+    std::fprintf(target.out, "%s %-30s %s\n", setting.changed() ? "*" : " ", setting.key().c_str(),
+                 setting.value().c_str());
   }
   return absl::OkStatus();
 }

@@ -1,5 +1,7 @@
 // hadalctl: looks into store nodes and stores files. Exit codes: 0, 2 for usage, 1 for the rest.
 
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
@@ -85,6 +87,14 @@ absl::Status run_command(const std::string& name, const Arguments& arguments) {
   return get_file(files, file_name, out);
 }
 
+// A stream to standard output of our own; what others write there goes to standard error. UCX
+// prints its warnings to standard output, where scripts read our answer.
+std::FILE* take_stdout() {
+  std::FILE* out = fdopen(dup(STDOUT_FILENO), "w");
+  if (out == nullptr || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) return stdout;
+  return out;
+}
+
 int run(int argc, char** argv) {
   CLI::App app("hadalctl looks into Hadal's store nodes, and stores files in them.");
   app.set_version_flag("--version", std::string("hadalctl 0.1.0"));
@@ -108,7 +118,11 @@ int run(int argc, char** argv) {
   if (arguments.timeout_s > 0) {
     arguments.admin.timeout = arguments.files.timeout = absl::Seconds(arguments.timeout_s);
   }
-  const absl::Status status = run_command(name, arguments);
+  arguments.admin.out = arguments.files.out = take_stdout();
+  absl::Status status = run_command(name, arguments);
+  if (status.ok() && std::fflush(arguments.admin.out) != 0) {
+    status = absl::UnavailableError("the answer cannot be written to standard output");
+  }
   if (status.ok()) return 0;
   const std::string line = absl::StrCat("hadalctl: ", status.message(), "\n");
   std::fputs(line.c_str(), stderr);
