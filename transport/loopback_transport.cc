@@ -92,12 +92,14 @@ class LoopbackTransport final : public Transport,
   MessageTransport& messages() override { return *this; }
 
   void post(std::function<void()> task) override {
-    absl::MutexLock lock(&mutex_);
-    timed_.emplace(absl::InfinitePast(), std::move(task));
+    schedule(absl::InfinitePast(), std::move(task));
   }
-  void after(absl::Duration delay, std::function<void()> task) override {
+  TimerId after(absl::Duration delay, std::function<void()> task) override {
+    return schedule(absl::Now() + delay, std::move(task));
+  }
+  void cancel_timer(const TimerId& timer) override {
     absl::MutexLock lock(&mutex_);
-    timed_.emplace(absl::Now() + delay, std::move(task));
+    timed_.erase(timer);
   }
   absl::StatusOr<uint16_t> listen(const std::string& address, ConnectionEvents& events) override {
     const size_t colon = address.rfind(':');
@@ -126,9 +128,16 @@ class LoopbackTransport final : public Transport,
   };
 
   void loop();
-  void accept(ConnectionEvents* events, std::weak_ptr<LoopbackTransport> remote,
+  TimerId schedule(absl::Time when, std::function<void()> task) {
+    absl::MutexLock lock(&mutex_);
+    const TimerId id(when, next_timer_++);
+    timed_.emplace(id, std::move(task));
+    return id;
+  }
+  void accept(uint16_t port, const std::weak_ptr<LoopbackTransport>& remote,
               ConnectionId remote_id);
-  void link(ConnectionId id, ConnectionId remote_id);
+  void link(ConnectionId id, const std::weak_ptr<LoopbackTransport>& remote,
+            ConnectionId remote_id);
   void deliver(ConnectionId id, const std::shared_ptr<OutgoingMessage>& message);
   void add(uint64_t TransportStats::*counter, uint64_t amount) {
     absl::MutexLock lock(&mutex_);
@@ -137,7 +146,8 @@ class LoopbackTransport final : public Transport,
 
   const std::string network_;
   mutable absl::Mutex mutex_;
-  std::multimap<absl::Time, std::function<void()>> timed_ ABSL_GUARDED_BY(mutex_);
+  std::map<TimerId, std::function<void()>> timed_ ABSL_GUARDED_BY(mutex_);
+  uint64_t next_timer_ ABSL_GUARDED_BY(mutex_) = 1;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   TransportStats stats_ ABSL_GUARDED_BY(mutex_);
 
@@ -177,7 +187,7 @@ Networks::Listener Networks::find(const std::string& network, uint16_t port) {
 void LoopbackTransport::loop() {
   io_thread_ = std::this_thread::get_id();
   const auto due = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stopping_ || (!timed_.empty() && timed_.begin()->first <= absl::Now());
+    return stopping_ || (!timed_.empty() && timed_.begin()->first.first <= absl::Now());
   };
   while (true) {
     std::function<void()> task;
@@ -185,7 +195,7 @@ void LoopbackTransport::loop() {
       absl::MutexLock lock(&mutex_);
       mutex_.AwaitWithTimeout(absl::Condition(&due), absl::Milliseconds(1));
       if (!due()) continue;
-      if (!timed_.empty() && timed_.begin()->first <= absl::Now()) {
+      if (!timed_.empty() && timed_.begin()->first.first <= absl::Now()) {
         task = std::move(timed_.begin()->second);
         timed_.erase(timed_.begin());
       } else {
@@ -215,30 +225,48 @@ absl::StatusOr<ConnectionId> LoopbackTransport::connect(const std::string&, uint
   const ConnectionId id = next_id_++;
   connections_[id] = {&events, remote};
   if (!remote) {
-    add(&TransportStats::connections_failed, 1);
     post([this, id] { close(id, absl::UnavailableError("nobody listens there")); });
     return id;
   }
   add(&TransportStats::connections_opened, 1);
-  remote->post([remote = remote.get(), accepting = listener.events, self = weak_from_this(), id] {
-    remote->accept(accepting, self, id);
+  remote->post([remote = remote.get(), port, self = weak_from_this(), id] {
+    remote->accept(port, self, id);
   });
   return id;
 }
 
-void LoopbackTransport::accept(ConnectionEvents* events, std::weak_ptr<LoopbackTransport> remote,
+void LoopbackTransport::accept(uint16_t port, const std::weak_ptr<LoopbackTransport>& remote,
                                ConnectionId remote_id) {
   const std::shared_ptr<LoopbackTransport> other = remote.lock();
   if (!other) return;
+  // Asked again here, on the thread that forgets listeners: it may have gone in the meantime.
+  const Networks::Listener listener = Networks::get().find(network_, port);
+  ConnectionEvents* const events = listener.events;
+  if (listener.transport.lock().get() != this) {
+    other->post([other = other.get(), remote_id] {
+      other->close(remote_id, absl::UnavailableError("nobody listens there"));
+    });
+    return;
+  }
   const ConnectionId id = next_id_++;
   connections_[id] = {events, remote, remote_id};
   events->on_accepted(id);
-  other->post([other = other.get(), remote_id, id] { other->link(remote_id, id); });
+  other->post([other = other.get(), self = weak_from_this(), remote_id, id] {
+    other->link(remote_id, self, id);
+  });
 }
 
-void LoopbackTransport::link(ConnectionId id, ConnectionId remote_id) {
+void LoopbackTransport::link(ConnectionId id, const std::weak_ptr<LoopbackTransport>& remote,
+                             ConnectionId remote_id) {
   const auto found = connections_.find(id);
-  if (found == connections_.end()) return;
+  if (found == connections_.end()) {  // closed before it knew whom to tell
+    if (auto other = remote.lock()) {
+      other->post([other = other.get(), remote_id] {
+        other->close(remote_id, absl::UnavailableError("the other side closed"));
+      });
+    }
+    return;
+  }
   found->second.remote_id = remote_id;
   std::vector<OutgoingMessage> waiting = std::move(found->second.waiting);
   for (OutgoingMessage& message : waiting) send(id, std::move(message));
@@ -298,7 +326,9 @@ void LoopbackTransport::close(ConnectionId id, const absl::Status& why) {
   for (const OutgoingMessage& message : connection.waiting) {
     if (message.sent) message.sent();
   }
-  if (connection.events != nullptr) connection.events->on_closed(id, why);
+  if (connection.events == nullptr) return;
+  add(&TransportStats::connections_failed, 1);
+  connection.events->on_closed(id, why);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -19,10 +20,12 @@
 
 namespace hadal {
 
-using ConnectionId = uint64_t;  // never reused; 0 is none
+using ConnectionId = uint64_t;                    // never reused; 0 is none
+using TimerId = std::pair<absl::Time, uint64_t>;  // when it is due; the second is never reused
 
-// Where an arriving payload goes. Without bytes it is refused. `done` runs when it has arrived, or
-// failed; `hold` lives until the network has let go of the bytes.
+// Where an arriving payload goes. With less room than the payload it is refused, and `done` never
+// runs. Else `done` runs once, when it has arrived or failed; `hold` lives until the network has
+// let go of the bytes.
 struct PayloadPlace {
   absl::Span<std::byte> bytes;
   std::shared_ptr<void> hold;
@@ -34,7 +37,8 @@ class ConnectionEvents {
  public:
   virtual ~ConnectionEvents() = default;
   virtual void on_accepted(ConnectionId connection) = 0;
-  // A message without payload has `payload_bytes` 0 and its place is ignored.
+  // `payload_bytes` is what the payload measures, at most limits::kBlockMaxBytes: more closes the
+  // connection before this is called. May close the connection.
   virtual PayloadPlace on_message(ConnectionId connection, const MessageHeader& header) = 0;
   // Closed by the other side, by an error, or by close(). Nothing comes after it.
   virtual void on_closed(ConnectionId connection, const absl::Status& why) = 0;
@@ -57,8 +61,9 @@ class MessageTransport {
   // Any thread: posts and waits for it. Runs at once where called on the I/O thread.
   void run(const std::function<void()>& task);
 
-  // Runs `task` once after a while.
-  virtual void after(absl::Duration delay, std::function<void()> task) = 0;
+  // Runs `task` once after a while, unless it is cancelled before.
+  virtual TimerId after(absl::Duration delay, std::function<void()> task) = 0;
+  virtual void cancel_timer(const TimerId& timer) = 0;
 
   // Listens on host:port (port 0 takes a free one) and answers the port. `events` outlives it.
   virtual absl::StatusOr<uint16_t> listen(const std::string& address, ConnectionEvents& events) = 0;
@@ -69,6 +74,7 @@ class MessageTransport {
   virtual absl::StatusOr<ConnectionId> connect(const std::string& host, uint16_t port,
                                                ConnectionEvents& events) = 0;
   virtual void send(ConnectionId connection, OutgoingMessage message) = 0;
+  // May be called from any callback.
   virtual void close(ConnectionId connection, const absl::Status& why) = 0;
 
   virtual bool on_io_thread() const = 0;

@@ -8,12 +8,16 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <future>
+#include <mutex>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "common/limits.h"
 
 namespace hadal {
 namespace {
@@ -26,14 +30,18 @@ absl::Status ucx_error(absl::string_view what, ucs_status_t status) {
   return absl::UnavailableError(absl::StrCat(what, ": ", ucs_status_string(status)));
 }
 
-// Settings that peer error handling needs (docs/wire_protocol.md). Transport-level ones are read by
-// UCX from the environment when the context is made; a user's own setting wins. Only settings that
-// every build of UCX uses stand here: it complains about others on standard output.
+// Settings that peer error handling and restarts on one port need (docs/wire_protocol.md); a user's
+// own wins. In the environment, because ucp_config_modify does not reach those of memory domains
+// and connection managers. Only what every build of UCX uses stands here: it complains about others
+// on standard output. Once, because other threads may read the environment.
 void set_defaults() {
-  for (const char* name :
-       {"UCX_MM_ERROR_HANDLING", "UCX_CMA_MEMORY_INVALIDATE", "UCX_TCP_CM_REUSEADDR"}) {
-    setenv(name, "y", 0);
-  }
+  static std::once_flag once;
+  std::call_once(once, [] {
+    for (const char* name :
+         {"UCX_MM_ERROR_HANDLING", "UCX_CMA_MEMORY_INVALIDATE", "UCX_TCP_CM_REUSEADDR"}) {
+      setenv(name, "y", 0);
+    }
+  });
 }
 
 class SlabMemory final : public RegisteredMemory {
@@ -76,7 +84,12 @@ absl::Status split_address(const std::string& address, std::string& host, uint16
   }
   host = address.substr(0, colon);
   if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
-  port = static_cast<uint16_t>(std::strtoul(address.c_str() + colon + 1, nullptr, 10));
+  uint32_t number = 0;
+  if (!absl::SimpleAtoi(address.substr(colon + 1), &number) || number > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "address '", address, "' ends in no port; give host:port with a port of 0 to 65535"));
+  }
+  port = static_cast<uint16_t>(number);
   return absl::OkStatus();
 }
 
@@ -95,6 +108,7 @@ void MessageTransport::run(const std::function<void()>& task) {
 // One send in flight: owns its header, which UCX reads until the send has ended.
 struct UcxTransport::Send {
   UcxTransport* transport;
+  ConnectionId connection;
   OutgoingMessage message;
 };
 
@@ -102,6 +116,15 @@ struct UcxTransport::Receive {
   UcxTransport* transport;
   PayloadPlace place;
   uint64_t bytes;
+};
+
+// A message as UCX hands it over.
+struct UcxTransport::Arrival {
+  const void* header;
+  size_t header_bytes;
+  void* data;  // the payload, or what UCX receives it with
+  size_t bytes;
+  const ucp_am_recv_param_t* param;
 };
 
 struct UcxTransport::Listener {
@@ -171,7 +194,11 @@ absl::Status UcxTransport::start_worker() {
   handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
                        UCP_AM_HANDLER_PARAM_FIELD_ARG;
   handler.id = kMessageId;
-  handler.cb = &UcxTransport::on_active_message;
+  handler.cb = [](void* transport, const void* header, size_t header_bytes, void* data,
+                  size_t bytes, const ucp_am_recv_param_t* param) {
+    return static_cast<UcxTransport*>(transport)->arrived(
+        {header, header_bytes, data, bytes, param});
+  };
   handler.arg = this;
   status = ucp_worker_set_am_recv_handler(worker_, &handler);
   return status == UCS_OK ? absl::OkStatus() : ucx_error("cannot receive messages", status);
@@ -204,8 +231,10 @@ void UcxTransport::post(std::function<void()> task) {
   if (was_empty && !on_io_thread()) wake();
 }
 
-void UcxTransport::after(absl::Duration delay, std::function<void()> task) {
-  timers_.emplace(absl::Now() + delay, std::move(task));
+TimerId UcxTransport::after(absl::Duration delay, std::function<void()> task) {
+  const TimerId id(absl::Now() + delay, next_timer_++);
+  timers_.emplace(id, std::move(task));
+  return id;
 }
 
 bool UcxTransport::run_tasks() {
@@ -221,7 +250,7 @@ bool UcxTransport::run_tasks() {
 bool UcxTransport::run_timers() {
   bool ran = false;
   const absl::Time now = absl::Now();
-  while (!timers_.empty() && timers_.begin()->first <= now) {
+  while (!timers_.empty() && timers_.begin()->first.first <= now) {
     std::function<void()> task = std::move(timers_.begin()->second);
     timers_.erase(timers_.begin());
     task();
@@ -240,13 +269,18 @@ void UcxTransport::loop() {
     }
     worked |= run_tasks();
     worked |= run_timers();
+    worked |= close_endpoints();
     {
       absl::MutexLock lock(&mutex_);
       if (stopping_ && tasks_.empty()) break;
     }
     const absl::Time now = absl::Now();
-    if (worked) busy = now;
-    if (now - busy >= config_.spin) sleep_until_event();
+    // What worked may have posted tasks, and nobody wakes this thread for its own.
+    if (worked) {
+      busy = now;
+    } else if (now - busy >= config_.spin) {
+      sleep_until_event();
+    }
   }
   finish();
 }
@@ -255,9 +289,9 @@ void UcxTransport::sleep_until_event() {
   if (ucp_worker_arm(worker_) != UCS_OK) return;
   int timeout_ms = kIdlePollMs;
   if (!timers_.empty()) {
-    const absl::Duration left = timers_.begin()->first - absl::Now();
-    timeout_ms =
-        std::clamp<int>(static_cast<int>(absl::ToInt64Milliseconds(left) + 1), 0, kIdlePollMs);
+    const absl::Duration left = std::clamp(timers_.begin()->first.first - absl::Now(),
+                                           absl::ZeroDuration(), absl::Milliseconds(kIdlePollMs));
+    timeout_ms = static_cast<int>(absl::ToInt64Milliseconds(left)) + 1;
   }
   pollfd fds[2] = {{worker_fd_, POLLIN, 0}, {wake_fd_, POLLIN, 0}};
   if (poll(fds, 2, timeout_ms) > 0 && (fds[1].revents & POLLIN) != 0) {
@@ -276,6 +310,7 @@ void UcxTransport::finish() {
     connections_[id].events = nullptr;
     close(id, absl::CancelledError("the transport ends"));
   }
+  close_endpoints();
   const absl::Time until = absl::Now() + absl::Seconds(2);
   while ((in_flight_ > 0 || closing_ > 0) && absl::Now() < until) ucp_worker_progress(worker_);
 }
@@ -371,7 +406,6 @@ void UcxTransport::on_endpoint_error(void* argument, ucp_ep_h endpoint, ucs_stat
   auto* transport = static_cast<UcxTransport*>(argument);
   const auto found = transport->by_endpoint_.find(endpoint);
   if (found == transport->by_endpoint_.end()) return;
-  ++transport->connections_failed_;
   transport->close(found->second, ucx_error("connection lost", status));
 }
 
@@ -381,19 +415,32 @@ void UcxTransport::close(ConnectionId id, const absl::Status& why) {
   const Connection connection = found->second;
   connections_.erase(found);
   by_endpoint_.erase(connection.endpoint);
-  ucp_request_param_t param = {};
-  param.op_attr_mask =
-      UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
-  param.flags = UCP_EP_CLOSE_FLAG_FORCE;
-  param.user_data = this;
-  param.cb.send = [](void* request, ucs_status_t, void* argument) {
-    --static_cast<UcxTransport*>(argument)->closing_;
-    ucp_request_free(request);
-  };
-  ++closing_;
-  const ucs_status_ptr_t request = ucp_ep_close_nbx(connection.endpoint, &param);
-  if (!UCS_PTR_IS_PTR(request)) --closing_;
-  if (connection.events != nullptr) connection.events->on_closed(id, why);
+  closing_endpoints_.push_back(connection.endpoint);
+  if (connection.events == nullptr) return;
+  ++connections_failed_;
+  connection.events->on_closed(id, why);
+}
+
+// An endpoint must not be closed inside a callback of its own, where close() is often called.
+bool UcxTransport::close_endpoints() {
+  if (closing_endpoints_.empty()) return false;
+  std::vector<ucp_ep_h> endpoints;
+  endpoints.swap(closing_endpoints_);
+  for (ucp_ep_h endpoint : endpoints) {
+    ucp_request_param_t param = {};
+    param.op_attr_mask =
+        UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+    param.flags = UCP_EP_CLOSE_FLAG_FORCE;
+    param.user_data = this;
+    param.cb.send = [](void* request, ucs_status_t, void* argument) {
+      --static_cast<UcxTransport*>(argument)->closing_;
+      ucp_request_free(request);
+    };
+    ++closing_;
+    const ucs_status_ptr_t request = ucp_ep_close_nbx(endpoint, &param);
+    if (!UCS_PTR_IS_PTR(request)) --closing_;
+  }
+  return true;
 }
 
 void UcxTransport::send(ConnectionId id, OutgoingMessage message) {
@@ -402,7 +449,7 @@ void UcxTransport::send(ConnectionId id, OutgoingMessage message) {
     if (message.sent) message.sent();
     return;
   }
-  auto* send = new Send{this, std::move(message)};
+  auto* send = new Send{this, id, std::move(message)};
   send->message.header.payload_bytes = static_cast<uint32_t>(send->message.payload.size());
   ++messages_sent_;
   payload_bytes_sent_ += send->message.payload.size();
@@ -412,56 +459,57 @@ void UcxTransport::send(ConnectionId id, OutgoingMessage message) {
       UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
   param.flags = UCP_AM_SEND_FLAG_REPLY;
   param.user_data = send;
-  param.cb.send = [](void* request, ucs_status_t, void* argument) {
+  param.cb.send = [](void* request, ucs_status_t status, void* argument) {
     ucp_request_free(request);
-    static_cast<Send*>(argument)->transport->sent(static_cast<Send*>(argument));
+    static_cast<Send*>(argument)->transport->sent(static_cast<Send*>(argument), status);
   };
   const ucs_status_ptr_t request = ucp_am_send_nbx(
       found->second.endpoint, kMessageId, &send->message.header, sizeof(MessageHeader),
       send->message.payload.data(), send->message.payload.size(), &param);
-  if (!UCS_PTR_IS_PTR(request)) sent(send);  // done at once, or failed: the error handler tells
+  if (!UCS_PTR_IS_PTR(request)) sent(send, UCS_PTR_STATUS(request));  // done at once, or failed
 }
 
-void UcxTransport::sent(Send* send) {
+void UcxTransport::sent(Send* send, ucs_status_t status) {
   --in_flight_;
   std::unique_ptr<Send> owner(send);
   if (owner->message.sent) owner->message.sent();
+  if (status == UCS_OK) return;
+  // A lost message must not pass for one that is slow. Later, because the sender may be in the
+  // middle of something; the error handler may have closed it before.
+  post([this, id = owner->connection, status] { close(id, ucx_error("cannot send", status)); });
 }
 
-ucs_status_t UcxTransport::on_active_message(void* argument, const void* header,
-                                             size_t header_bytes, void* data, size_t bytes,
-                                             const ucp_am_recv_param_t* param) {
-  auto* transport = static_cast<UcxTransport*>(argument);
-  if ((param->recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP) == 0) return UCS_OK;
-  const auto found = transport->by_endpoint_.find(param->reply_ep);
-  if (found == transport->by_endpoint_.end()) return UCS_OK;
+// UCS_OK for a rendezvous that was not begun refuses it: nothing moves.
+ucs_status_t UcxTransport::arrived(const Arrival& arrival) {
+  const ucp_am_recv_param_t& param = *arrival.param;
+  if ((param.recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP) == 0) return UCS_OK;
+  const auto found = by_endpoint_.find(param.reply_ep);
+  if (found == by_endpoint_.end()) return UCS_OK;
+  const ConnectionId id = found->second;
   MessageHeader message;
-  if (header_bytes != sizeof(message)) {
-    transport->count_protocol_error();
-    transport->post([transport, id = found->second] {
-      transport->close(id, absl::InvalidArgumentError("message header of another size"));
-    });
+  if (arrival.header_bytes != sizeof(message) || arrival.bytes > limits::kBlockMaxBytes) {
+    count_protocol_error();
+    close(id, absl::InvalidArgumentError(
+                  absl::StrCat("message of ", arrival.header_bytes, " header and ", arrival.bytes,
+                               " payload bytes; allowed are ", sizeof(message), " and at most ",
+                               limits::kBlockMaxBytes, "; does another program connect?")));
     return UCS_OK;
   }
-  std::memcpy(&message, header, sizeof(message));
-  message.payload_bytes = static_cast<uint32_t>(bytes);
-  ++transport->messages_received_;
-  const Connection connection = transport->connections_[found->second];
-  if (connection.events == nullptr) return UCS_OK;
-  PayloadPlace place = connection.events->on_message(found->second, message);
-  if (bytes == 0) {
-    if (place.done) place.done(absl::OkStatus());
-    return UCS_OK;
+  std::memcpy(&message, arrival.header, sizeof(message));
+  message.payload_bytes = static_cast<uint32_t>(arrival.bytes);
+  ++messages_received_;
+  ConnectionEvents* const events = connections_[id].events;
+  if (events == nullptr) return UCS_OK;
+  PayloadPlace place = events->on_message(id, message);
+  if (place.bytes.size() < arrival.bytes) return UCS_OK;
+  if ((param.recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0) {
+    receive(new Receive{this, std::move(place), arrival.bytes}, arrival.data);
+    return UCS_INPROGRESS;
   }
-  if (place.bytes.size() < bytes) return UCS_OK;  // refused: nothing moves, or the copy is dropped
-  if ((param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) == 0) {
-    std::memcpy(place.bytes.data(), data, bytes);
-    transport->payload_bytes_received_ += bytes;
-    if (place.done) place.done(absl::OkStatus());
-    return UCS_OK;
-  }
-  transport->receive(new Receive{transport, std::move(place), bytes}, data);
-  return UCS_INPROGRESS;
+  if (arrival.bytes > 0) std::memcpy(place.bytes.data(), arrival.data, arrival.bytes);
+  payload_bytes_received_ += arrival.bytes;
+  if (place.done) place.done(absl::OkStatus());
+  return UCS_OK;
 }
 
 void UcxTransport::receive(Receive* receive, void* descriptor) {

@@ -3,6 +3,7 @@
 #include <ucp/api/ucp.h>
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -38,6 +39,7 @@ class UcxTransport final : public Transport,
   struct Send;
   struct Receive;
   struct Listener;
+  struct Arrival;
   struct Connection {
     ucp_ep_h endpoint = nullptr;
     ConnectionEvents* events = nullptr;  // null once its user is gone
@@ -46,7 +48,8 @@ class UcxTransport final : public Transport,
   explicit UcxTransport(const TransportConfig& config) : config_(config) {}
 
   void post(std::function<void()> task) override;
-  void after(absl::Duration delay, std::function<void()> task) override;
+  TimerId after(absl::Duration delay, std::function<void()> task) override;
+  void cancel_timer(const TimerId& timer) override { timers_.erase(timer); }
   absl::StatusOr<uint16_t> listen(const std::string& address, ConnectionEvents& events) override;
   void forget(ConnectionEvents& events) override;
   absl::StatusOr<ConnectionId> connect(const std::string& host, uint16_t port,
@@ -63,17 +66,17 @@ class UcxTransport final : public Transport,
   void wake();
   bool run_tasks();
   bool run_timers();
+  bool close_endpoints();
   void sleep_until_event();
   void finish();
   absl::StatusOr<ConnectionId> open(ucp_ep_params_t& params, ConnectionEvents& events);
-  void sent(Send* send);
+  void sent(Send* send, ucs_status_t status);
+  ucs_status_t arrived(const Arrival& arrival);
   void receive(Receive* receive, void* descriptor);
   void received(Receive* receive, ucs_status_t status);
 
   static void on_connection_request(ucp_conn_request_h request, void* argument);
   static void on_endpoint_error(void* argument, ucp_ep_h endpoint, ucs_status_t status);
-  static ucs_status_t on_active_message(void* argument, const void* header, size_t header_bytes,
-                                        void* data, size_t bytes, const ucp_am_recv_param_t* param);
 
   const TransportConfig config_;
   ucp_context_h context_ = nullptr;
@@ -88,10 +91,12 @@ class UcxTransport final : public Transport,
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
 
   // I/O thread only.
-  std::multimap<absl::Time, std::function<void()>> timers_;
+  std::map<TimerId, std::function<void()>> timers_;
+  uint64_t next_timer_ = 1;
   std::unordered_map<ConnectionId, Connection> connections_;
   std::unordered_map<ucp_ep_h, ConnectionId> by_endpoint_;
   std::unordered_map<ConnectionEvents*, std::unique_ptr<Listener>> listeners_;
+  std::vector<ucp_ep_h> closing_endpoints_;  // closed outside of UCX's callbacks
   ConnectionId next_connection_ = 1;
   int64_t in_flight_ = 0;
   int64_t closing_ = 0;
