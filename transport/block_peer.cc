@@ -1,12 +1,14 @@
 #include "transport/block_peer.h"
 
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <random>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "common/limits.h"
 #include "transport/control_payload.h"
 
 namespace hadal {
@@ -17,6 +19,8 @@ struct Operation {
   MessageHeader header;
   MessageBytes body;
   absl::Time deadline;
+  TimerId timer;
+  absl::Status invalid;  // why it is not sent at all
   bool sent = false;
   std::function<void(const MessageHeader&, absl::Span<const std::byte>)> reply;  // control answers
   std::function<void(absl::Status)> end;
@@ -25,8 +29,24 @@ struct Operation {
   std::vector<PeerGet> gets;
   std::vector<bool> answered;  // get: index was handed out, or is being received
   std::function<void(size_t, absl::StatusOr<GetAnswer>)> each;
-  size_t open = 0;  // keys without an end
+  bool judged = false;  // put: the verdict has come
+  size_t open = 0;      // keys without an end
 };
+
+bool is_answer(MessageType asked, MessageType answer) {
+  switch (asked) {
+    case MessageType::lookup:
+      return answer == MessageType::lookup_reply;
+    case MessageType::put_offer:
+      return answer == MessageType::put_verdict || answer == MessageType::put_result;
+    case MessageType::get:
+      return answer == MessageType::get_block;
+    case MessageType::report_bad:
+      return answer == MessageType::report_reply;
+    default:
+      return false;
+  }
+}
 
 // All state but what the mutex guards is the I/O thread's. Callbacks hold it weakly.
 class PeerCore final : public ConnectionEvents, public std::enable_shared_from_this<PeerCore> {
@@ -60,6 +80,8 @@ class PeerCore final : public ConnectionEvents, public std::enable_shared_from_t
  private:
   void set_state(PeerState state, const std::string& error);
   void connection_failed(const absl::Status& why);
+  void refuse(const absl::Status& why);
+  absl::Status check(const MessageHeader& header) const;
   void send_operation(Operation& operation);
   PayloadPlace get_block_place(const MessageHeader& header);
   void handle(const MessageHeader& header, absl::Span<const std::byte> payload);
@@ -71,12 +93,13 @@ class PeerCore final : public ConnectionEvents, public std::enable_shared_from_t
   void key_done(BlockPeer::OperationId id);
   void got(const MessageHeader& header, absl::StatusOr<GetAnswer> answer);
   void ping();
-  void later(absl::Duration delay, void (PeerCore::*task)());
+  void ping_later(absl::Duration delay);
 
   MessageTransport& messages_;
   const NodeAddress node_;
   const BlockPeerConfig config_;
   const std::string library_;
+  DiscardedPayloads discarded_;
 
   ConnectionId connection_ = 0;
   std::map<BlockPeer::OperationId, std::unique_ptr<Operation>> operations_;
@@ -84,18 +107,13 @@ class PeerCore final : public ConnectionEvents, public std::enable_shared_from_t
   absl::Time last_heard_;
   absl::Time ping_sent_ = absl::InfiniteFuture();
   bool ended_ = false;
+  std::string refusal_;  // of this connection's HELLO
   std::mt19937 random_{std::random_device{}()};
 
   mutable absl::Mutex mutex_;
   PeerState state_ ABSL_GUARDED_BY(mutex_) = PeerState::connecting;
   std::string last_error_ ABSL_GUARDED_BY(mutex_);
 };
-
-void PeerCore::later(absl::Duration delay, void (PeerCore::*task)()) {
-  messages_.after(delay, [weak = weak_from_this(), task] {
-    if (auto core = weak.lock()) (core.get()->*task)();
-  });
-}
 
 void PeerCore::set_state(PeerState state, const std::string& error) {
   absl::MutexLock lock(&mutex_);
@@ -109,9 +127,12 @@ void PeerCore::start_connecting() {
     absl::MutexLock lock(&mutex_);
     state_ = PeerState::connecting;
   }
+  refusal_.clear();
   absl::StatusOr<ConnectionId> connection = messages_.connect(node_.host, node_.port, *this);
   if (!connection.ok()) return connection_failed(connection.status());
   connection_ = *connection;
+  // In the same task: UCX 1.13 can lose a message that is sent while it moves a new connection from
+  // tcp to shared memory, and nothing follows before the answer.
   MessageHeader hello;
   hello.type = MessageType::hello;
   messages_.send(connection_,
@@ -119,7 +140,9 @@ void PeerCore::start_connecting() {
   messages_.after(config_.connect_timeout, [weak = weak_from_this(), connection = connection_] {
     auto core = weak.lock();
     if (!core || core->connection_ != connection || core->state() == PeerState::ready) return;
-    core->messages_.close(connection, absl::UnavailableError("no answer to HELLO"));
+    core->messages_.close(connection, absl::UnavailableError(absl::StrCat(
+                                          "no answer to HELLO in ",
+                                          absl::FormatDuration(core->config_.connect_timeout))));
   });
 }
 
@@ -132,15 +155,10 @@ void PeerCore::on_closed(ConnectionId connection, const absl::Status& why) {
 // Fails everything and tries again after a while, longer each time.
 void PeerCore::connection_failed(const absl::Status& why) {
   ping_sent_ = absl::InfiniteFuture();
-  std::string text = absl::StrCat("node ", node_.host_port(), " is away: ", why.message());
-  {
-    // A refusal is worth more than the closing that follows it.
-    absl::MutexLock lock(&mutex_);
-    if (state_ != PeerState::ready && !last_error_.empty() &&
-        last_error_.find("protocol version") != std::string::npos) {
-      text = last_error_;
-    }
-  }
+  // A refusal is worth more than the closing that follows it.
+  const std::string text = absl::StrCat("node ", node_.host_port(),
+                                        refusal_.empty() ? absl::StrCat(" is away: ", why.message())
+                                                         : absl::StrCat(" is no use: ", refusal_));
   set_state(PeerState::backing_off, text);
   std::vector<BlockPeer::OperationId> open;
   for (const auto& [id, operation] : operations_) open.push_back(id);
@@ -148,11 +166,14 @@ void PeerCore::connection_failed(const absl::Status& why) {
   if (ended_) return;
   backoff_ = std::clamp(backoff_ * 2, config_.backoff_min, config_.backoff_max);
   const double jitter = std::uniform_real_distribution<double>(0.5, 1.0)(random_);
-  later(backoff_ * jitter, &PeerCore::start_connecting);
+  messages_.after(backoff_ * jitter, [weak = weak_from_this()] {
+    if (auto core = weak.lock()) core->start_connecting();
+  });
 }
 
 void PeerCore::submit(BlockPeer::OperationId id, std::unique_ptr<Operation> operation) {
   if (ended_) return operation->end(absl::CancelledError("the client ends"));
+  if (!operation->invalid.ok()) return operation->end(operation->invalid);
   const absl::Time now = absl::Now();
   if (operation->deadline <= now) {
     messages_.count_expired();
@@ -161,7 +182,7 @@ void PeerCore::submit(BlockPeer::OperationId id, std::unique_ptr<Operation> oper
   }
   if (state() == PeerState::backing_off)
     return operation->end(absl::UnavailableError(last_error()));
-  messages_.after(operation->deadline - now, [weak = weak_from_this(), id] {
+  operation->timer = messages_.after(operation->deadline - now, [weak = weak_from_this(), id] {
     auto core = weak.lock();
     if (!core || core->operations_.count(id) == 0) return;
     core->messages_.count_expired();
@@ -183,6 +204,7 @@ void PeerCore::end(BlockPeer::OperationId id, const absl::Status& status) {
   if (found == operations_.end()) return;
   const std::unique_ptr<Operation> operation = std::move(found->second);
   operations_.erase(found);
+  messages_.cancel_timer(operation->timer);
   operation->end(status);
 }
 
@@ -201,18 +223,28 @@ void PeerCore::shut_down() {
     end(operations_.begin()->first, absl::CancelledError("the client ends"));
 }
 
+// The node broke the protocol: nothing it says can be trusted.
+void PeerCore::refuse(const absl::Status& why) {
+  messages_.count_protocol_error();
+  messages_.close(connection_, why);
+}
+
+absl::Status PeerCore::check(const MessageHeader& header) const {
+  const bool is_block = header.type == MessageType::get_block && header.status == 0;
+  if (absl::Status status = check_message(header, is_block); !status.ok()) return status;
+  const bool is_hello = header.type == MessageType::hello_reply;
+  if (is_hello != (state() == PeerState::ready)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("the node sent a message of type ",
+                                                 static_cast<int>(header.type),
+                                                 is_hello ? " twice" : " before its HELLO"));
+}
+
 PayloadPlace PeerCore::on_message(ConnectionId connection, const MessageHeader& header) {
   if (connection != connection_) return {};
   last_heard_ = absl::Now();
   ping_sent_ = absl::InfiniteFuture();
-  if (header.magic != kWireMagic) {
-    messages_.count_protocol_error();
-    messages_.after(absl::ZeroDuration(), [weak = weak_from_this(), connection] {
-      if (auto core = weak.lock()) {
-        core->messages_.close(connection,
-                              absl::InvalidArgumentError("the node speaks another protocol"));
-      }
-    });
+  if (absl::Status status = check(header); !status.ok()) {
+    refuse(status);
     return {};
   }
   if (header.type == MessageType::get_block && header.status == 0) return get_block_place(header);
@@ -229,16 +261,18 @@ PayloadPlace PeerCore::on_message(ConnectionId connection, const MessageHeader& 
 
 PayloadPlace PeerCore::get_block_place(const MessageHeader& header) {
   const auto found = operations_.find(header.operation);
-  if (found == operations_.end() || header.index >= found->second->gets.size() ||
-      found->second->answered[header.index] ||
-      found->second->gets[header.index].bytes.size() < header.payload_bytes) {
-    // Too late, or not asked for: take the bytes and forget them (a refusal leaks in UCX
-    // before 1.14).
-    auto scratch = std::make_shared<MessageBytes>(header.payload_bytes);
-    if (found != operations_.end() && header.index < found->second->gets.size()) {
-      got(header, absl::DataLossError("the node sent a block larger than its buffer, or twice"));
-    }
-    return {absl::MakeSpan(*scratch), scratch, nullptr};
+  if (found == operations_.end()) return discarded_.place(header.payload_bytes);  // too late
+  if (header.index >= found->second->gets.size() || found->second->answered[header.index]) {
+    refuse(absl::InvalidArgumentError(
+        absl::StrCat("the node sent block ", header.index, " of a get twice or unasked")));
+    return {};
+  }
+  const size_t room_bytes = found->second->gets[header.index].bytes.size();
+  if (header.payload_bytes > room_bytes) {
+    found->second->answered[header.index] = true;
+    got(header, absl::DataLossError(absl::StrCat("the node sent a block of ", header.payload_bytes,
+                                                 " bytes for a buffer of ", room_bytes)));
+    return discarded_.place(header.payload_bytes);
   }
   PeerGet& get = found->second->gets[header.index];
   found->second->answered[header.index] = true;
@@ -276,6 +310,11 @@ void PeerCore::handle(const MessageHeader& header, absl::Span<const std::byte> p
   if (header.type == MessageType::pong) return;
   const auto found = operations_.find(header.operation);
   if (found == operations_.end()) return;  // late
+  if (!is_answer(found->second->header.type, header.type)) {
+    return refuse(absl::InvalidArgumentError(absl::StrCat(
+        "the node answered a message of type ", static_cast<int>(found->second->header.type),
+        " with type ", static_cast<int>(header.type))));
+  }
   switch (header.type) {
     case MessageType::put_verdict:
       return put_verdicts(header.operation, header, payload);
@@ -288,26 +327,37 @@ void PeerCore::handle(const MessageHeader& header, absl::Span<const std::byte> p
       }
       return;
     default:
-      if (found->second->reply) found->second->reply(header, payload);
+      found->second->reply(header, payload);
   }
 }
 
 void PeerCore::greeted(const MessageHeader& header, absl::Span<const std::byte> payload) {
   if (header.status != 0) {
-    set_state(PeerState::connecting, std::string(message_status(header, payload).message()));
+    refusal_ = std::string(message_status(header, payload).message());
     return;  // the node closes
+  }
+  const absl::StatusOr<Hello> hello = read_hello(payload);
+  if (!hello.ok()) return refuse(hello.status());
+  if (header.version != kWireVersion || hello->protocol_version != kWireVersion) {
+    const absl::Status refused =
+        version_mismatch(absl::StrCat(hello->protocol_version, " (", hello->library, ")"),
+                         absl::StrCat(kWireVersion, " (", library_, ")"));
+    refusal_ = std::string(refused.message());
+    return refuse(refused);
   }
   set_state(PeerState::ready, "");
   backoff_ = absl::ZeroDuration();
   for (auto& [id, operation] : operations_) {
     if (!operation->sent) send_operation(*operation);
   }
-  later(config_.ping_interval, &PeerCore::ping);
+  ping_later(config_.ping_interval);
 }
 
 void PeerCore::put_verdicts(BlockPeer::OperationId id, const MessageHeader& header,
                             absl::Span<const std::byte> payload) {
   Operation& operation = *operations_[id];
+  if (operation.judged) return refuse(absl::InvalidArgumentError("a second verdict of one offer"));
+  operation.judged = true;
   absl::StatusOr<std::vector<absl::Status>> verdicts = read_statuses(payload, header.count);
   if (!verdicts.ok() || verdicts->size() != operation.puts.size()) {
     return end(id, absl::InternalError("the node answered an offer with another number of keys"));
@@ -342,10 +392,11 @@ void PeerCore::put_result(BlockPeer::OperationId id, const MessageHeader& header
 }
 
 void PeerCore::ping() {
-  if (ended_ || connection_ == 0 || state() != PeerState::ready) return;
   const absl::Time now = absl::Now();
   if (now - ping_sent_ >= config_.ping_timeout) {
-    messages_.close(connection_, absl::UnavailableError("no answer to a ping"));
+    messages_.close(connection_,
+                    absl::UnavailableError(absl::StrCat("no answer to a ping in ",
+                                                        absl::FormatDuration(now - ping_sent_))));
     return;
   }
   if (ping_sent_ == absl::InfiniteFuture() && now - last_heard_ >= config_.ping_interval) {
@@ -354,7 +405,15 @@ void PeerCore::ping() {
     ping_sent_ = now;
     messages_.send(connection_, {header});
   }
-  later(config_.ping_interval / 2, &PeerCore::ping);
+  ping_later(config_.ping_interval / 2);
+}
+
+// Ends with its connection: a node that comes and goes quickly must not gather pingers.
+void PeerCore::ping_later(absl::Duration delay) {
+  messages_.after(delay, [weak = weak_from_this(), connection = connection_] {
+    auto core = weak.lock();
+    if (core && core->connection_ == connection) core->ping();
+  });
 }
 
 class BlockPeerImpl final : public BlockPeer {
@@ -380,10 +439,18 @@ class BlockPeerImpl final : public BlockPeer {
     operation->body = write_keys(keys);
     auto answer = std::make_shared<absl::StatusOr<LookupAnswer>>(absl::InternalError("no answer"));
     const OperationId id = next_++;
-    operation->reply = [this_core = std::weak_ptr<PeerCore>(core_), answer, id](
-                           const MessageHeader& header, absl::Span<const std::byte> payload) {
+    operation->reply = [this_core = std::weak_ptr<PeerCore>(core_), answer, id,
+                        asked = keys.size()](const MessageHeader& header,
+                                             absl::Span<const std::byte> payload) {
       absl::StatusOr<std::vector<KeyAnswer>> keys = read_answers(payload, header.count);
-      if (keys.ok()) *answer = LookupAnswer{*std::move(keys), header.lease};
+      if (!keys.ok()) {
+        *answer = keys.status();
+      } else if (keys->size() != asked) {
+        *answer = absl::InternalError(
+            absl::StrCat("the node answered ", keys->size(), " keys of a lookup of ", asked));
+      } else {
+        *answer = LookupAnswer{*std::move(keys), header.lease};
+      }
       if (auto core = this_core.lock()) core->end(id, absl::OkStatus());
     };
     operation->end = [answer, done = std::move(done)](const absl::Status& status) {
@@ -399,6 +466,10 @@ class BlockPeerImpl final : public BlockPeer {
     for (const PeerPut& put : puts) {
       offers.push_back(put.offer);
       offers.back().bytes = static_cast<uint32_t>(put.bytes.size());
+      if (put.bytes.empty() || put.bytes.size() > limits::kBlockMaxBytes) {
+        operation->invalid = absl::InvalidArgumentError(absl::StrCat(
+            "a block of ", put.bytes.size(), " bytes; allowed are 1 to ", limits::kBlockMaxBytes));
+      }
     }
     operation->body = write_offers(offers);
     operation->put_statuses.assign(puts.size(), absl::UnknownError("no verdict"));
@@ -424,7 +495,8 @@ class BlockPeerImpl final : public BlockPeer {
     std::vector<ReadRequest> reads;
     for (const PeerGet& get : gets) {
       reads.push_back(get.request);
-      reads.back().max_bytes = static_cast<uint32_t>(get.bytes.size());
+      reads.back().max_bytes =
+          static_cast<uint32_t>(std::min<uint64_t>(get.bytes.size(), limits::kBlockMaxBytes));
     }
     operation->body = write_reads(reads);
     operation->answered.assign(gets.size(), false);
@@ -471,6 +543,10 @@ class BlockPeerImpl final : public BlockPeer {
     operation->header.type = type;
     operation->header.count = static_cast<uint32_t>(count);
     operation->deadline = deadline;
+    if (count == 0 || count > limits::kBatchMaxKeys) {
+      operation->invalid = absl::InvalidArgumentError(
+          absl::StrCat("a batch of ", count, " keys; allowed are 1 to ", limits::kBatchMaxKeys));
+    }
     return operation;
   }
   OperationId submit(OperationId id, std::unique_ptr<Operation> operation) {

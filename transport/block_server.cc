@@ -13,15 +13,28 @@
 namespace hadal {
 namespace {
 
-constexpr int kBlocksInFlightMax = 16;      // sends of blocks a connection
-constexpr int kReadsInFlightMax = 64;       // reads a connection has asked of the store
-constexpr size_t kReadsWaitingMax = 65536;  // a connection, all batches together
+// A connection's share. Blocks that were read and not yet sent stay pinned, so they count too.
+constexpr size_t kBlocksInFlightMax = 16;   // sends of blocks
+constexpr size_t kBlocksHeldMax = 64;       // being read, waiting to be sent or being sent
+constexpr size_t kReadsWaitingMax = 65536;  // all batches together
 constexpr absl::Duration kPutTimeout = absl::Seconds(30);
+// Clients ping each second. Nothing heard and nothing sent for this long: it is frozen or gone.
+constexpr absl::Duration kSilentMax = absl::Seconds(30);
+constexpr absl::Duration kSweepInterval = absl::Seconds(5);
+// For a refusal to arrive before the connection closes.
+constexpr absl::Duration kRefusalTime = absl::Milliseconds(20);
+constexpr absl::Duration kEndTimeout = absl::Seconds(2);
+
+struct PutKey {
+  uint32_t bytes = 0;           // as offered
+  std::optional<PutSlot> slot;  // empty where refused or done
+  bool arriving = false;
+};
 
 struct PutBatch {
-  std::vector<PutOffer> offers;
-  std::vector<std::optional<PutSlot>> slots;  // empty where refused or done
+  std::vector<PutKey> keys;
   size_t open = 0;
+  TimerId timer;
 };
 
 struct PendingRead {
@@ -31,32 +44,45 @@ struct PendingRead {
 
 struct PeerConnection {
   bool greeted = false;
+  bool refused = false;               // it hears why, then it is closed
+  absl::Time alive;                   // last sign of it
   std::map<uint64_t, PutBatch> puts;  // by operation
   std::deque<PendingRead> waiting_reads;
-  int reads_in_flight = 0;
+  size_t reads_in_flight = 0;
   std::deque<OutgoingMessage> waiting_blocks;
-  int blocks_in_flight = 0;
+  size_t blocks_in_flight = 0;
+};
+
+// What the network holds: the block's own reference, and the server's count of what is in flight.
+struct Held {
+  std::shared_ptr<const void> block;
+  std::shared_ptr<const void> in_flight;
 };
 
 // All state, on the I/O thread. Later answers hold it weakly.
 class ServerCore final : public ConnectionEvents, public std::enable_shared_from_this<ServerCore> {
  public:
-  ServerCore(MessageTransport& messages, BlockHandler& handler, std::string library)
-      : messages_(messages), handler_(handler), library_(std::move(library)) {}
+  ServerCore(std::shared_ptr<Transport> transport, BlockHandler& handler)
+      : transport_(std::move(transport)),
+        messages_(transport_->messages()),
+        handler_(handler),
+        library_(transport_->description()) {}
 
-  void on_accepted(ConnectionId connection) override { peers_[connection]; }
-  void on_closed(ConnectionId connection, const absl::Status&) override {
-    peers_.erase(connection);
-  }
+  void on_accepted(ConnectionId connection) override { peers_[connection].alive = absl::Now(); }
+  void on_closed(ConnectionId connection, const absl::Status&) override;
   PayloadPlace on_message(ConnectionId connection, const MessageHeader& header) override;
 
   size_t peer_count() const { return peers_.size(); }
   void refuse_puts() { refuse_puts_ = true; }
   bool idle() const;
-  void clear() { peers_.clear(); }
+  void sweep();
+  void clear();
+  // Any thread: sends and receives that the network has not let go of.
+  int64_t in_flight() const { return in_flight_.use_count() - 1; }
 
  private:
   PayloadPlace put_block_place(ConnectionId connection, const MessageHeader& header);
+  absl::Status check(const PeerConnection& peer, const MessageHeader& header) const;
   void handle(ConnectionId connection, const MessageHeader& header,
               absl::Span<const std::byte> payload);
   absl::Status dispatch(ConnectionId connection, const MessageHeader& header,
@@ -77,13 +103,17 @@ class ServerCore final : public ConnectionEvents, public std::enable_shared_from
   void answer_read(ConnectionId connection, const MessageHeader& reply,
                    absl::StatusOr<StoredBlock> block);
   void pump_blocks(ConnectionId connection);
-  void close_later(ConnectionId connection, const absl::Status& why);
+  void refuse(ConnectionId connection, const absl::Status& why);
+  void forget(PeerConnection& peer);
 
+  const std::shared_ptr<Transport> transport_;  // a storage thread may hold the core for a moment
   MessageTransport& messages_;
   BlockHandler& handler_;
   const std::string library_;
   bool refuse_puts_ = false;
   std::unordered_map<ConnectionId, PeerConnection> peers_;
+  DiscardedPayloads discarded_;
+  const std::shared_ptr<const void> in_flight_ = std::make_shared<char>();
 };
 
 bool ServerCore::idle() const {
@@ -94,22 +124,64 @@ bool ServerCore::idle() const {
   });
 }
 
-// Not inside UCX's own callback.
-void ServerCore::close_later(ConnectionId connection, const absl::Status& why) {
-  messages_.count_protocol_error();
-  messages_.after(absl::Milliseconds(20), [weak = weak_from_this(), connection, why] {
-    if (auto core = weak.lock()) core->messages_.close(connection, why);
+void ServerCore::forget(PeerConnection& peer) {
+  for (const auto& [operation, batch] : peer.puts) messages_.cancel_timer(batch.timer);
+}
+
+void ServerCore::on_closed(ConnectionId connection, const absl::Status&) {
+  const auto peer = peers_.find(connection);
+  if (peer == peers_.end()) return;
+  forget(peer->second);
+  peers_.erase(peer);
+}
+
+void ServerCore::clear() {
+  for (auto& [connection, peer] : peers_) forget(peer);
+  peers_.clear();
+}
+
+// Closes connections whose client froze: its blocks would stay pinned for as long as it likes.
+void ServerCore::sweep() {
+  const absl::Time before = absl::Now() - kSilentMax;
+  std::vector<ConnectionId> silent;
+  for (const auto& [connection, peer] : peers_) {
+    if (peer.alive < before) silent.push_back(connection);
+  }
+  for (ConnectionId connection : silent) {
+    messages_.close(connection, absl::UnavailableError("nothing heard from the client"));
+  }
+  messages_.after(kSweepInterval, [weak = weak_from_this()] {
+    if (auto core = weak.lock()) core->sweep();
   });
+}
+
+// The client broke the protocol: nothing it says can be trusted.
+void ServerCore::refuse(ConnectionId connection, const absl::Status& why) {
+  messages_.count_protocol_error();
+  messages_.close(connection, why);
+}
+
+absl::Status ServerCore::check(const PeerConnection& peer, const MessageHeader& header) const {
+  if (absl::Status status = check_message(header, header.type == MessageType::put_block);
+      !status.ok()) {
+    return status;
+  }
+  if (header.type == MessageType::hello) return absl::OkStatus();  // answers other versions
+  if (!peer.greeted) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("message of type ", static_cast<int>(header.type), " before HELLO"));
+  }
+  if (header.version == kWireVersion) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("message of version ", header.version, " after HELLO of ", kWireVersion));
 }
 
 PayloadPlace ServerCore::on_message(ConnectionId connection, const MessageHeader& header) {
   const auto peer = peers_.find(connection);
-  if (peer == peers_.end()) return {};
-  const bool ours = header.magic == kWireMagic;
-  const bool is_hello = header.type == MessageType::hello;
-  if (!ours || (!is_hello && (!peer->second.greeted || header.version != kWireVersion))) {
-    close_later(connection,
-                absl::InvalidArgumentError("message before HELLO or of another protocol"));
+  if (peer == peers_.end() || peer->second.refused) return {};
+  peer->second.alive = absl::Now();
+  if (absl::Status status = check(peer->second, header); !status.ok()) {
+    refuse(connection, status);
     return {};
   }
   if (header.type == MessageType::put_block) return put_block_place(connection, header);
@@ -127,7 +199,7 @@ void ServerCore::handle(ConnectionId connection, const MessageHeader& header,
                         absl::Span<const std::byte> payload) {
   if (peers_.find(connection) == peers_.end()) return;
   absl::Status status = dispatch(connection, header, payload);
-  if (!status.ok()) close_later(connection, status);
+  if (!status.ok()) refuse(connection, status);
 }
 
 absl::Status ServerCore::dispatch(ConnectionId connection, const MessageHeader& header,
@@ -165,11 +237,15 @@ absl::Status ServerCore::hello(ConnectionId connection, const MessageHeader& hea
   MessageHeader reply;
   reply.type = MessageType::hello_reply;
   if (header.version != kWireVersion || hello->protocol_version != kWireVersion) {
-    const absl::Status refused = absl::FailedPreconditionError(absl::StrCat(
-        "the node speaks protocol version ", kWireVersion, " (", library_, "), the client ",
-        hello->protocol_version, " (", hello->library, "); use builds of one version"));
+    const absl::Status refused =
+        version_mismatch(absl::StrCat(kWireVersion, " (", library_, ")"),
+                         absl::StrCat(hello->protocol_version, " (", hello->library, ")"));
     messages_.send(connection, status_message(reply, refused));
-    return refused;
+    peers_[connection].refused = true;
+    messages_.after(kRefusalTime, [weak = weak_from_this(), connection, refused] {
+      if (auto core = weak.lock()) core->refuse(connection, refused);
+    });
+    return absl::OkStatus();
   }
   peers_[connection].greeted = true;
   messages_.send(connection, control_message(reply, write_hello({kWireVersion, library_, "", ""})));
@@ -205,19 +281,19 @@ absl::Status ServerCore::put_offer(ConnectionId connection, const MessageHeader&
     absl::StatusOr<PutSlot> slot = absl::UnavailableError("the node is shutting down");
     if (!refuse_puts_) slot = handler_.reserve(offer);
     verdicts.push_back(slot.status());
-    batch.slots.push_back(slot.ok() ? std::optional<PutSlot>(*std::move(slot)) : std::nullopt);
-    batch.open += batch.slots.back().has_value();
+    batch.open += slot.ok();
+    batch.keys.push_back({offer.bytes, std::nullopt});
+    if (slot.ok()) batch.keys.back().slot = *std::move(slot);
   }
-  batch.offers = *std::move(offers);
   const uint64_t operation = header.operation;
   if (batch.open > 0) {
-    peer.puts.emplace(operation, std::move(batch));
-    messages_.after(kPutTimeout, [weak = weak_from_this(), connection, operation] {
+    batch.timer = messages_.after(kPutTimeout, [weak = weak_from_this(), connection, operation] {
       auto core = weak.lock();
       if (!core) return;
       const auto found = core->peers_.find(connection);
       if (found != core->peers_.end()) found->second.puts.erase(operation);  // gives the slots back
     });
+    peer.puts.emplace(operation, std::move(batch));
   }
   MessageHeader reply;
   reply.type = MessageType::put_verdict;
@@ -230,19 +306,27 @@ absl::Status ServerCore::put_offer(ConnectionId connection, const MessageHeader&
 PayloadPlace ServerCore::put_block_place(ConnectionId connection, const MessageHeader& header) {
   PeerConnection& peer = peers_[connection];
   const auto batch = peer.puts.find(header.operation);
-  if (batch == peer.puts.end() || header.index >= batch->second.slots.size() ||
-      !batch->second.slots[header.index].has_value() ||
-      batch->second.offers[header.index].bytes != header.payload_bytes) {
-    // Not offered, or too late: take the bytes and forget them, since a refusal leaks in UCX
-    // before 1.14.
-    auto scratch = std::make_shared<MessageBytes>(header.payload_bytes);
-    return {absl::MakeSpan(*scratch), scratch, nullptr};
+  if (batch == peer.puts.end() || header.index >= batch->second.keys.size() ||
+      !batch->second.keys[header.index].slot.has_value()) {
+    return discarded_.place(header.payload_bytes);  // too late, or not asked for
   }
-  const PutSlot& slot = *batch->second.slots[header.index];
-  return {slot.bytes, slot.hold,
-          [weak = weak_from_this(), connection, header](const absl::Status& status) {
-            if (auto core = weak.lock()) core->finish_put(connection, header, status);
-          }};
+  PutKey& key = batch->second.keys[header.index];
+  if (key.arriving) {
+    refuse(connection, absl::InvalidArgumentError(
+                           absl::StrCat("block ", header.index, " of a put sent twice")));
+    return {};
+  }
+  key.arriving = true;
+  const auto done = [weak = weak_from_this(), connection, header](const absl::Status& status) {
+    if (auto core = weak.lock()) core->finish_put(connection, header, status);
+  };
+  if (key.bytes != header.payload_bytes) {
+    const absl::Status refused = absl::InvalidArgumentError(absl::StrCat(
+        "a block of ", header.payload_bytes, " bytes was sent, ", key.bytes, " were offered"));
+    return discarded_.place(header.payload_bytes,
+                            [done, refused](const absl::Status&) { done(refused); });
+  }
+  return {key.slot->bytes, std::make_shared<Held>(Held{key.slot->hold, in_flight_}), done};
 }
 
 void ServerCore::finish_put(ConnectionId connection, const MessageHeader& header,
@@ -250,11 +334,15 @@ void ServerCore::finish_put(ConnectionId connection, const MessageHeader& header
   const auto peer = peers_.find(connection);
   if (peer == peers_.end()) return;
   const auto batch = peer->second.puts.find(header.operation);
-  if (batch == peer->second.puts.end() || !batch->second.slots[header.index].has_value()) return;
-  const absl::Status status =
-      arrived.ok() ? handler_.commit(batch->second.slots[header.index]->ticket) : arrived;
-  batch->second.slots[header.index].reset();
-  if (--batch->second.open == 0) peer->second.puts.erase(batch);
+  if (batch == peer->second.puts.end()) return;
+  std::optional<PutSlot>& slot = batch->second.keys[header.index].slot;
+  if (!slot.has_value()) return;
+  const absl::Status status = arrived.ok() ? handler_.commit(slot->ticket) : arrived;
+  slot.reset();
+  if (--batch->second.open == 0) {
+    messages_.cancel_timer(batch->second.timer);
+    peer->second.puts.erase(batch);
+  }
   MessageHeader reply;
   reply.type = MessageType::put_result;
   reply.operation = header.operation;
@@ -283,9 +371,12 @@ absl::Status ServerCore::get(ConnectionId connection, const MessageHeader& heade
 }
 
 void ServerCore::pump_reads(ConnectionId connection) {
+  const auto has_room = [](const PeerConnection& peer) {
+    return peer.reads_in_flight + peer.waiting_blocks.size() + peer.blocks_in_flight <
+           kBlocksHeldMax;
+  };
   for (auto peer = peers_.find(connection);
-       peer != peers_.end() && !peer->second.waiting_reads.empty() &&
-       peer->second.reads_in_flight < kReadsInFlightMax;
+       peer != peers_.end() && !peer->second.waiting_reads.empty() && has_room(peer->second);
        peer = peers_.find(connection)) {
     const PendingRead read = peer->second.waiting_reads.front();
     peer->second.waiting_reads.pop_front();
@@ -322,7 +413,7 @@ void ServerCore::answer_read(ConnectionId connection, const MessageHeader& reply
   message.header.value_planes = block->precision.value_planes;
   message.header.tier = static_cast<uint8_t>(block->tier);
   message.payload = block->bytes;
-  message.hold = block->hold;
+  message.hold = std::make_shared<Held>(Held{block->hold, in_flight_});
   peer->second.waiting_blocks.push_back(std::move(message));
   pump_blocks(connection);
 }
@@ -341,11 +432,14 @@ void ServerCore::pump_blocks(ConnectionId connection) {
       const auto found = core->peers_.find(connection);
       if (found == core->peers_.end()) return;
       --found->second.blocks_in_flight;
-      if (!found->second.waiting_blocks.empty()) {
-        messages->post([weak, connection] {
-          if (auto core = weak.lock()) core->pump_blocks(connection);
-        });
-      }
+      found->second.alive = absl::Now();
+      if (found->second.waiting_blocks.empty() && found->second.waiting_reads.empty()) return;
+      messages->post([weak, connection] {
+        if (auto core = weak.lock()) {
+          core->pump_blocks(connection);
+          core->pump_reads(connection);
+        }
+      });
     };
     messages_.send(connection, std::move(message));
   }
@@ -367,18 +461,23 @@ class BlockServerImpl final : public BlockServer {
  public:
   BlockServerImpl(std::shared_ptr<Transport> transport, BlockHandler& handler)
       : transport_(std::move(transport)),
-        core_(std::make_shared<ServerCore>(transport_->messages(), handler,
-                                           transport_->description())) {}
+        core_(std::make_shared<ServerCore>(transport_, handler)) {}
   ~BlockServerImpl() override {
     transport_->messages().run([this] {
       transport_->messages().forget(*core_);
       core_->clear();
     });
+    if (transport_->messages().on_io_thread()) return;
+    const absl::Time until = absl::Now() + kEndTimeout;
+    while (core_->in_flight() > 0 && absl::Now() < until) absl::SleepFor(absl::Milliseconds(1));
   }
 
   absl::Status listen(const std::string& address) {
     absl::StatusOr<uint16_t> port = absl::InternalError("not listened");
-    transport_->messages().run([&] { port = transport_->messages().listen(address, *core_); });
+    transport_->messages().run([&] {
+      port = transport_->messages().listen(address, *core_);
+      core_->sweep();
+    });
     if (port.ok()) port_ = *port;
     return port.status();
   }

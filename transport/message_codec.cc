@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/limits.h"
+#include "transport/message_header.h"
 
 namespace hadal {
 namespace {
@@ -129,6 +130,10 @@ absl::StatusOr<Hello> read_hello(absl::Span<const std::byte> bytes) {
   hello.library = reader.text();
   hello.name = reader.text();
   hello.token = reader.text();
+  // Another version may say other things after its number.
+  if (bytes.size() >= sizeof(hello.protocol_version) && hello.protocol_version != kWireVersion) {
+    return hello;
+  }
   absl::Status status = reader.finish("HELLO");
   if (!status.ok()) return status;
   return hello;

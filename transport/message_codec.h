@@ -24,6 +24,7 @@ struct Hello {
 };
 
 MessageBytes write_hello(const Hello& hello);
+// Of another protocol version only `protocol_version` is certain.
 absl::StatusOr<Hello> read_hello(absl::Span<const std::byte> bytes);
 
 MessageBytes write_keys(absl::Span<const BlockKey> keys);
