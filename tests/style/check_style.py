@@ -24,7 +24,7 @@ EDGES = {
     "bench": set(FOLDERS) | {"bench"},
 }
 LIBRARY_HOMES = [
-    (re.compile(r"^(ucp|ucs|uct)/"), re.compile(r"^transport/")),
+    (re.compile(r"^(ucp|ucs|uct)/"), re.compile(r"^(tests/)?transport/")),
     (re.compile(r"^rocksdb/"), re.compile(r"^storage/nvme_tier")),
     (re.compile(r"^(grpcpp|grpc|google/protobuf)/|\.pb\.h$"), re.compile(r"^(service|client/cli|tests|bench)/")),
     (re.compile(r"^cuda"), re.compile(r"^kernels/")),
