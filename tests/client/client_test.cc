@@ -493,6 +493,14 @@ TEST_F(ClientTest, WrongSettingsAreRefusedByName) {
   LayoutConfig layout = layout_config(small_layout(), "k5v4");
   layout.layout.layer_count = 0;
   EXPECT_TRUE(absl::IsInvalidArgument(client_->register_layout(layout).status()));
+  for (const char* codec : {"k5v4", "raw"}) {
+    layout = layout_config(small_layout(), codec);
+    layout.layout.layer_count = 1024;
+    layout.layout.block_tokens = 65536;  // 34 GB a block
+    const absl::Status large = client_->register_layout(layout).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(large)) << large;
+    EXPECT_NE(large.message().find("2147483647"), absl::string_view::npos) << large;
+  }
   layout = layout_config(small_layout(), "k5v4");
   layout.shard.rank = 1;
   EXPECT_TRUE(absl::IsInvalidArgument(client_->register_layout(layout).status()));

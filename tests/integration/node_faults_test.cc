@@ -219,9 +219,68 @@ TEST_F(NodeFaultsTest, AbsentNodeIsUnavailableNotAHang) {
   config.transport = "tcp";
   client_ = Client::create(config).value();
   layout_ = client_->register_layout(layout_config(large_layout(), "raw")).value();
-  const RequestResult result = lookup_all(absl::Milliseconds(500));
-  EXPECT_EQ(result.prefix_blocks, 0u);
+  const RequestResult found = lookup_all(absl::Milliseconds(500));
+  const RequestResult put = put_all(absl::Milliseconds(500));
+  const RequestResult got = get_all(buffers(), absl::Milliseconds(500));
+  for (const RequestResult* result : {&found, &put, &got}) {
+    for (const KeyResult& key : result->keys) {
+      EXPECT_TRUE(absl::IsDeadlineExceeded(key.status) || absl::IsUnavailable(key.status))
+          << key.status;
+    }
+  }
   EXPECT_FALSE(client_->nodes().at(0).last_error.empty());
+}
+
+TEST_F(NodeFaultsTest, CancelEndsARequestToAFrozenNodeAtOnce) {
+  ASSERT_EQ(put_all(absl::Seconds(10)).prefix_blocks, static_cast<size_t>(kBlocks));
+  node_->signal(SIGSTOP);
+  const auto out = buffers();
+  std::vector<BlockGet> gets;
+  for (int i = 0; i < kBlocks; ++i) gets.push_back({hash_of(absl::StrCat(i)), out[i]->pages(), {}});
+  const RequestId id = client_->get(layout_, gets, options(absl::Minutes(10))).value();
+  client_->cancel(id);
+  for (const KeyResult& key : timed(id, absl::ZeroDuration()).keys) {
+    EXPECT_TRUE(absl::IsCancelled(key.status)) << key.status;
+  }
+  node_->signal(SIGCONT);
+  EXPECT_TRUE(recovers([&] { return get_all(out, absl::Seconds(2)); }));
+  expect_equal(out);
+}
+
+// With staging memory for two blocks, all of it lent to a node that froze: it is not used for
+// others while the network may write it, and it comes back once the connection has been closed.
+TEST_F(NodeFaultsTest, SlotsOfAFrozenNodeComeBackForTheOthers) {
+  const auto second = NodeProcess::start(STORE_NODE_BINARY, 0);
+  ASSERT_NE(second, nullptr);
+  ClientConfig config;
+  config.nodes = {node_->address(), second->address()};
+  config.transport = "tcp";
+  config.staging_bytes = 4u << 20;
+  config.peer.ping_interval = absl::Milliseconds(200);
+  config.peer.ping_timeout = absl::Milliseconds(500);
+  config.peer.backoff_max = absl::Milliseconds(200);
+  client_ = Client::create(config).value();
+  layout_ = client_->register_layout(layout_config(large_layout(), "raw")).value();
+  ASSERT_EQ(put_all(absl::Seconds(10)).prefix_blocks, static_cast<size_t>(kBlocks));
+  const auto ok_keys = [](const RequestResult& result) {
+    return std::count_if(result.keys.begin(), result.keys.end(),
+                         [](const KeyResult& key) { return key.status.ok(); });
+  };
+  const auto out = buffers();
+  node_->signal(SIGSTOP);
+  get_all(out, absl::Milliseconds(50));
+  const auto of_second = ok_keys(lookup_all(absl::Seconds(1)));
+  ASSERT_GT(of_second, 0);
+  ASSERT_LT(of_second, kBlocks);
+  const absl::Time until = absl::Now() + absl::Seconds(20);
+  auto served = ok_keys(get_all(out, absl::Milliseconds(500)));
+  while (served != of_second && absl::Now() < until) {
+    served = ok_keys(get_all(out, absl::Milliseconds(500)));
+  }
+  EXPECT_EQ(served, of_second);
+  node_->signal(SIGCONT);
+  EXPECT_TRUE(recovers([&] { return get_all(out, absl::Seconds(2)); }));
+  expect_equal(out);
 }
 
 // Pages that the caller takes back the moment its request has ended: a late write is a crash.
