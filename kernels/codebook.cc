@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <mutex>
 #include <vector>
@@ -12,6 +13,11 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr int kLloydRoundsMax = 4000;
 constexpr double kLloydTolerance = 1e-10;
+
+// Most that quantising lengthens a vector: every coordinate 1, on the edge of a 2-bit cell whose
+// centroid is 1.54. A rotated sum is at most sqrt(d) |z|, so it stays below d times this.
+constexpr double kLengtheningMax = 1.56;
+constexpr int kWideScale = 6000;  // of centroids that decode in floats: 8 bits end at 5.2
 
 double density(double x) {
   return std::isinf(x) ? 0 : std::exp(-0.5 * x * x) / std::sqrt(2 * M_PI);
@@ -75,13 +81,13 @@ Codebook make(int bits) {
   for (int plane = 0; plane < bits; ++plane) {
     const int width = count >> plane;  // cells under one prefix of `plane` bits
     for (int i = 0; i < (1 << plane); ++i) {
-      book.thresholds[(1 << plane) + i] = static_cast<float>(edges[i * width + width / 2]);
+      book.thresholds[(1 << plane) + i] = edges[i * width + width / 2];
     }
     const int half = width / 2;
     for (int i = 0; i < (2 << plane); ++i) {
       const double a = edges[i * half], b = edges[(i + 1) * half];
       const double mean = cell_mean(a, b);
-      book.centroids[plane][i] = static_cast<float>(mean);
+      book.centroids[plane][i] = mean;
       book.distortion[plane] += cell_error(a, b, mean);
     }
   }
@@ -95,6 +101,26 @@ const Codebook& codebook(int bits) {
   static std::array<Codebook, limits::kBitsMax> books;
   std::call_once(made[bits - 1], [bits] { books[bits - 1] = make(bits); });
   return books[bits - 1];
+}
+
+CodeTables CodeTables::make(int bits, int head_dim) {
+  const Codebook& book = codebook(bits);
+  CodeTables tables;
+  tables.bits = bits;
+  tables.input_scale = static_cast<int>((INT16_MAX - head_dim / 2.0) / std::sqrt(head_dim));
+  const int narrow_scale = static_cast<int>(INT16_MAX / (kLengtheningMax * head_dim));
+  for (int i = 1; i < (1 << bits); ++i) {
+    tables.thresholds[i] =
+        static_cast<int16_t>(std::lround(book.thresholds[i] * tables.input_scale));
+  }
+  for (int planes = 1; planes <= bits; ++planes) {
+    const int scale = planes <= kNarrowPlanesMax ? narrow_scale : kWideScale;
+    for (int i = 0; i < (1 << planes); ++i) {
+      tables.centroids[planes - 1][i] =
+          static_cast<int16_t>(std::lround(book.centroids[planes - 1][i] * scale));
+    }
+  }
+  return tables;
 }
 
 }  // namespace hadal

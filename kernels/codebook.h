@@ -17,11 +17,11 @@ struct Codebook {
 
   // Binary search by planes: at plane p, with i the index bits found so far, the next bit is
   // value >= thresholds[2^p + i]. Entry 0 is unused.
-  alignas(64) std::array<float, kCodebookMaxSize> thresholds = {};
+  std::array<double, kCodebookMaxSize> thresholds = {};
 
   // centroids[p - 1][i]: what index prefix i of p planes decodes to, the mean of N(0, 1) over the
   // merged cell. For p == bits these are the Lloyd-Max centroids.
-  alignas(64) std::array<std::array<float, kCodebookMaxSize>, limits::kBitsMax> centroids = {};
+  std::array<std::array<double, kCodebookMaxSize>, limits::kBitsMax> centroids = {};
 
   // Mean squared error on N(0, 1) when `planes` of the bits are read.
   std::array<double, limits::kBitsMax> distortion = {};
@@ -29,5 +29,24 @@ struct Codebook {
 
 // The codebook of 1 to 8 bits; made at first use, kept for the life of the process. Thread safe.
 const Codebook& codebook(int bits);
+
+// Up to so many planes decode in 16-bit integers, and their centroids are scaled to fit.
+inline constexpr int kNarrowPlanesMax = 5;
+
+// A codebook in the integers that blocks of one head_dim are made of (docs/codec.md, "Integers").
+// Everything between the norm and the last multiplication is exact, in any order and on any
+// machine. Immutable.
+struct CodeTables {
+  int bits = 0;
+  // What a vector's length is scaled to before it is rounded to integers: the largest for which the
+  // rotation's sums stay within 16 bits, since |sum| <= sqrt(d) |x| and rounding adds d / 2.
+  int input_scale = 0;
+  // As Codebook's, times input_scale.
+  alignas(64) std::array<int16_t, kCodebookMaxSize> thresholds = {};
+  // As Codebook's, times a scale of their own, which cancels because decoding matches the norm.
+  alignas(64) std::array<std::array<int16_t, kCodebookMaxSize>, limits::kBitsMax> centroids = {};
+
+  static CodeTables make(int bits, int head_dim);
+};
 
 }  // namespace hadal

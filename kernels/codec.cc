@@ -84,17 +84,25 @@ class PlanCodec final : public Codec {
           Rotation::create(side_head_dim(layout(), side), spec().rotation_seed);
       if (!rotation.ok()) return rotation.status();
       rotations_[static_cast<int>(side)] = *std::move(rotation);
-      codebook(side == Side::key ? spec().key_bits
-                                 : spec().value_bits);  // made now, not in a request
+      // Of every precision, since a block that another client stored may have other bits.
+      for (int bits = 1; bits <= limits::kBitsMax; ++bits) {
+        tables_[static_cast<int>(side)].push_back(
+            CodeTables::make(bits, side_head_dim(layout(), side)));
+      }
     }
     return absl::OkStatus();
   }
   const Rotation& rotation(Side side) const { return rotations_[static_cast<int>(side)]; }
+  const CodeTables& tables(Side side, const CodecSpec& of) const {
+    const int bits = side == Side::key ? of.key_bits : of.value_bits;
+    return tables_[static_cast<int>(side)][bits - 1];
+  }
   const VectorCodec& vectors() const { return vectors_; }
 
  private:
   VectorCodec vectors_;
   Rotation rotations_[2];
+  std::vector<CodeTables> tables_[2];
 };
 
 // Every codec is a PlanCodec; create is the only way to make one.
@@ -117,14 +125,14 @@ bool encode_side(const PlanCodec& codec, const BlockPlan& plan, const KvSidePage
     run.token_count = plan.shape().token_count;
     run.exact_token_count = plan.shape().exact_token_count;
     run.rotation = &codec.rotation(side);
-    run.book = &codebook(side == Side::key ? plan.codec().key_bits : plan.codec().value_bits);
+    run.tables = &codec.tables(side, plan.codec());
     run.norms = reinterpret_cast<uint16_t*>(zero + sections.norms) + place.vectors_before;
     if (side == Side::key && plan.codec().key_offsets) {
       run.offsets =
           reinterpret_cast<uint16_t*>(zero + sections.offsets) + place.run_in_group * head_dim;
     }
     const size_t words = place.vectors_before * plan.vector_plane_bytes(side);
-    for (int plane = 0; plane < run.book->bits; ++plane) {
+    for (int plane = 0; plane < run.tables->bits; ++plane) {
       run.planes[plane] = plane == 0 ? zero + sections.words + words
                                      : block + plan.cell(side, plane, group).offset + words;
     }
@@ -178,7 +186,7 @@ void decode_side(const PlanCodec& codec, const BlockPlan& plan, const EncodedBlo
     run.token_count = plan.shape().token_count;
     run.exact_token_count = plan.shape().exact_token_count;
     run.rotation = &codec.rotation(side);
-    run.book = &codebook(side == Side::key ? plan.codec().key_bits : plan.codec().value_bits);
+    run.tables = &codec.tables(side, plan.codec());
     run.plane_count = side == Side::key ? precision.key_planes : precision.value_planes;
     run.norms = reinterpret_cast<const uint16_t*>(zero + sections.norms) + place.vectors_before;
     if (side == Side::key && plan.codec().key_offsets) {

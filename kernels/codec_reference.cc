@@ -69,26 +69,25 @@ float squared_length(const std::vector<float>& values) {
 }
 
 // (C (x) W) v, or with C transposed.
-void hadamard(const Rotation& rotation, bool transposed, std::vector<float>& v) {
+void hadamard(const Rotation& rotation, bool transposed, std::vector<int32_t>& v) {
   const int inner = rotation.inner;
   for (int stride = 1; stride < inner; stride *= 2) {
     for (int i = 0; i < rotation.head_dim; ++i) {
       if ((i % inner & stride) != 0) continue;
-      const float a = v[i], b = v[i + stride];
+      const int32_t a = v[i], b = v[i + stride];
       v[i] = a + b;
       v[i + stride] = a - b;
     }
   }
   if (rotation.core == 1) return;
-  const std::vector<float> rows = v;
+  const std::vector<int32_t> rows = v;
   for (int i = 0; i < rotation.core; ++i) {
     for (int k = 0; k < inner; ++k) {
-      float sum = 0;
+      int32_t sum = 0;
       for (int j = 0; j < rotation.core; ++j) {
         const int8_t sign =
             rotation.core_matrix[transposed ? j * rotation.core + i : i * rotation.core + j];
-        const float value = rows[j * inner + k];
-        sum = sign > 0 ? sum + value : sum - value;
+        sum += sign * rows[j * inner + k];
       }
       v[i * inner + k] = sum;
     }
@@ -119,6 +118,17 @@ void mean_key(const EncodeRun& run) {
   for (int i = 0; i < head_dim; ++i) run.offsets[i] = bf16_of(sum[i] * scale);
 }
 
+// Scaled to the length that the tables are made for, rounded and rotated.
+std::vector<int32_t> rotated(const EncodeRun& run, float norm, const std::vector<float>& values) {
+  const float scale = norm > 0 ? static_cast<float>(run.tables->input_scale) / norm : 0.0f;
+  std::vector<int32_t> integers(values.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    integers[i] = static_cast<int32_t>(std::nearbyint(values[i] * scale)) * run.rotation->signs[i];
+  }
+  hadamard(*run.rotation, false, integers);
+  return integers;
+}
+
 // arXiv 2504.19874, algorithm 1, with planes instead of whole indices.
 bool encode_vector(const EncodeRun& run, uint32_t token, std::vector<float>& values) {
   const int head_dim = run.rotation->head_dim;
@@ -135,24 +145,23 @@ bool encode_vector(const EncodeRun& run, uint32_t token, std::vector<float>& val
       flag = kNormOffsetFlag;
     }
   }
-  const float norm = std::sqrt(squared);
+  float norm = std::sqrt(squared);
+  if (norm < kNormMin) norm = 0;
   run.norms[token] = static_cast<uint16_t>(bf16_of(norm) | flag);
   finite = finite && (run.norms[token] & 0x7f80u) != 0x7f80u;
-  for (int i = 0; i < head_dim; ++i) values[i] *= run.rotation->signs[i];
-  hadamard(*run.rotation, false, values);
-  const float scale = norm > 0 ? 1.0f / norm : 0.0f;
+  if (!finite) return false;
+  const std::vector<int32_t> integers = rotated(run, norm, values);
   for (int i = 0; i < head_dim; ++i) {
-    const float value = values[i] * scale;
     uint32_t index = 0;
-    for (int plane = 0; plane < run.book->bits; ++plane) {
-      const uint32_t bit = value >= run.book->thresholds[(1u << plane) + index];
+    for (int plane = 0; plane < run.tables->bits; ++plane) {
+      const uint32_t bit = integers[i] >= run.tables->thresholds[(1u << plane) + index];
       index = index * 2 + bit;
       std::byte& word = run.planes[plane][token * (head_dim / 8) + i / 8];
       if (i % 8 == 0) word = std::byte{0};
       word |= static_cast<std::byte>(bit << (i % 8));
     }
   }
-  return finite;
+  return true;
 }
 
 bool encode_run(const EncodeRun& run) {
@@ -163,7 +172,7 @@ bool encode_run(const EncodeRun& run) {
     if (token < run.exact_token_count) {
       for (float value : values) finite = finite && std::isfinite(value);
       run.norms[token] = 0;
-      for (int plane = 0; plane < run.book->bits; ++plane) {
+      for (int plane = 0; plane < run.tables->bits; ++plane) {
         std::memset(run.planes[plane] + token * (values.size() / 8), 0, values.size() / 8);
       }
       continue;
@@ -175,8 +184,9 @@ bool encode_run(const EncodeRun& run) {
 
 void decode_vector(const DecodeRun& run, uint32_t token) {
   const int head_dim = run.rotation->head_dim;
-  const auto& centroids = run.book->centroids[run.plane_count - 1];
-  std::vector<float> values(head_dim);
+  const auto& centroids = run.tables->centroids[run.plane_count - 1];
+  std::vector<int32_t> values(head_dim);
+  int64_t squared = 0;
   for (int i = 0; i < head_dim; ++i) {
     uint32_t index = 0;
     for (int plane = 0; plane < run.plane_count; ++plane) {
@@ -184,15 +194,16 @@ void decode_vector(const DecodeRun& run, uint32_t token) {
       index = index * 2 + ((word >> (i % 8)) & 1u);
     }
     values[i] = centroids[index];
+    squared += int64_t{values[i]} * values[i];
   }
   const float norm = bf16_value(run.norms[token] & 0x7fffu);
   // Matched norm: x' = |x| R^T z / |z|.
-  const float scale = norm / std::sqrt(squared_length(values) * static_cast<float>(head_dim));
+  const float scale = norm / std::sqrt(static_cast<float>(squared) * static_cast<float>(head_dim));
   hadamard(*run.rotation, true, values);
   const bool has_offset = run.offsets != nullptr && (run.norms[token] & kNormOffsetFlag) != 0;
   std::byte* at = run.values + token * run.token_stride_bytes;
   for (int i = 0; i < head_dim; ++i) {
-    float value = values[i] * (scale * run.rotation->signs[i]);
+    float value = static_cast<float>(values[i] * run.rotation->signs[i]) * scale;
     if (has_offset) value += bf16_value(run.offsets[i]);
     store(at + i * dtype_bytes(run.dtype), value, run.dtype);
   }

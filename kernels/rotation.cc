@@ -81,7 +81,7 @@ absl::StatusOr<Rotation> Rotation::create(int head_dim, uint64_t seed) {
   uint64_t bits = 0;
   for (int i = 0; i < head_dim; ++i) {
     if (i % 64 == 0) bits = split_mix64(seed);
-    rotation.signs[i] = ((bits >> (i % 64)) & 1) != 0 ? -1.0f : 1.0f;
+    rotation.signs[i] = ((bits >> (i % 64)) & 1) != 0 ? -1 : 1;
   }
   return rotation;
 }

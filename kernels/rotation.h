@@ -11,14 +11,15 @@ namespace hadal {
 
 // Randomised Hadamard rotation of order head_dim = core x 2^k: y = (C (x) W) S x, with S a seeded
 // +-1 diagonal, C a Hadamard matrix of order core (1, 12, 20 or 28; Paley 1933) and W Sylvester's
-// of order 2^k. Not normalised: |y| = sqrt(head_dim) |x|. Immutable, thread safe.
+// of order 2^k. Not normalised: |y| = sqrt(head_dim) |x|, and
+// integers stay integers. Immutable, thread safe.
 struct Rotation {
   int head_dim = 0;
   int core = 1;   // order of C
   int inner = 0;  // 2^k, the contiguous runs that W works on
   // signs[i] is +1 or -1: bit i % 64 of the (i / 64)th number of SplitMix64 from the seed, 1 for
   // -1.
-  alignas(64) std::array<float, limits::kHeadDimMax> signs = {};
+  alignas(64) std::array<int16_t, limits::kHeadDimMax> signs = {};
   std::vector<int8_t> core_matrix;  // core x core, rows first
 
   // InvalidArgument for head_dims other than 64, 80, 96, 112, 128, 192, 256.

@@ -21,7 +21,7 @@ struct EncodeRun {
   uint32_t token_count = 0;
   uint32_t exact_token_count = 0;  // first tokens: norm and words stay 0
   const Rotation* rotation = nullptr;
-  const Codebook* book = nullptr;
+  const CodeTables* tables = nullptr;
   uint16_t* norms = nullptr;    // bf16 [token]; sign bit: the offset was removed
   uint16_t* offsets = nullptr;  // bf16 [head_dim]; null where the side has none
   std::array<std::byte*, limits::kBitsMax> planes = {};  // words of token 0, by plane
@@ -34,8 +34,8 @@ struct DecodeRun {
   uint32_t token_count = 0;
   uint32_t exact_token_count = 0;  // first tokens are left alone
   const Rotation* rotation = nullptr;
-  const Codebook* book = nullptr;
-  int plane_count = 0;  // planes present, at most the book's bits
+  const CodeTables* tables = nullptr;
+  int plane_count = 0;  // planes present, at most the tables' bits
   const uint16_t* norms = nullptr;
   const uint16_t* offsets = nullptr;
   std::array<const std::byte*, limits::kBitsMax> planes = {};
@@ -59,6 +59,7 @@ constexpr uint16_t bf16_from_bits(uint32_t bits) {
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 inline constexpr uint16_t kNormOffsetFlag = 0x8000;
+inline constexpr float kNormMin = 0x1.0p-100f;  // a shorter vector is stored as zero
 inline constexpr float kHalfMax = 65504.0f;  // decoded f16 values are clamped: never a new infinity
 
 // Sums run over 16 lanes (value i in lane i % 16) that are then added as a tree, in every backend,

@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
 namespace hadal {
 namespace {
 
@@ -38,7 +42,82 @@ TEST(Codebook, IsSortedAndSymmetricAtEveryPlaneCount) {
         }
       }
     }
-    EXPECT_EQ(book.thresholds[1], 0.0f);
+    EXPECT_EQ(book.thresholds[1], 0.0);
+  }
+}
+
+double density(double x) { return std::exp(-0.5 * x * x) / std::sqrt(2 * M_PI); }
+double below(double x) { return 0.5 * std::erfc(-x / M_SQRT2); }
+
+// Mean squared error on N(0, 1) of the integers, at the scale of centroids that suits them best.
+double distortion(const CodeTables& tables, int planes) {
+  double power = 0, along = 0;
+  const int cells = 1 << planes;
+  const int width = 1 << (tables.bits - planes);
+  std::vector<double> edges(cells + 1, -INFINITY);
+  edges.back() = INFINITY;
+  for (int i = 1; i < cells; ++i) {
+    // The edge between cells i - 1 and i is a threshold of the plane that i's last set bit is in.
+    const int index = i * width;
+    const int plane = tables.bits - 1 - __builtin_ctz(index);
+    const int entry = (1 << plane) + (index >> (tables.bits - plane));
+    edges[i] = tables.thresholds[entry] / double(tables.input_scale);
+  }
+  for (int i = 0; i < cells; ++i) {
+    const double centroid = tables.centroids[planes - 1][i];
+    power += centroid * centroid * (below(edges[i + 1]) - below(edges[i]));
+    along += centroid * (density(edges[i]) - density(edges[i + 1]));
+  }
+  return 1 - along * along / power;
+}
+
+TEST(CodeTables, IntegersCostNextToNothing) {
+  for (int head_dim : {64, 80, 96, 112, 128, 192, 256}) {
+    for (int bits = 1; bits <= 8; ++bits) {
+      const CodeTables tables = CodeTables::make(bits, head_dim);
+      for (int planes = 1; planes <= bits; ++planes) {
+        const double ideal = codebook(bits).distortion[planes - 1];
+        EXPECT_NEAR(distortion(tables, planes), ideal, 0.01 * ideal + 1e-7)
+            << head_dim << " " << bits << " " << planes;
+      }
+    }
+  }
+}
+
+// What the 16-bit kernels rely on.
+TEST(CodeTables, SumsFitIn16Bits) {
+  for (int head_dim : {64, 80, 96, 112, 128, 192, 256}) {
+    for (int bits = 1; bits <= 8; ++bits) {
+      const CodeTables tables = CodeTables::make(bits, head_dim);
+      EXPECT_LE(tables.input_scale * std::sqrt(head_dim) + head_dim / 2.0, INT16_MAX);
+      EXPECT_EQ(tables.thresholds[1], 0);
+      for (int planes = 1; planes <= std::min(bits, kNarrowPlanesMax); ++planes) {
+        // The longest z of any input: all coordinates on the lower edge of a cell, with mean
+        // square 1; a mixture of two cells at most (a linear programme with two constraints).
+        std::vector<std::pair<double, double>> cells;  // squared edge, squared centroid
+        for (int i = 0; i < (1 << planes); ++i) {
+          if (tables.centroids[planes - 1][i] <= 0) continue;
+          const double centroid = tables.centroids[planes - 1][i];
+          const int index = i << (bits - planes);
+          const int plane = bits - 1 - __builtin_ctz(index);
+          const double edge = tables.thresholds[(1 << plane) + (index >> (bits - plane))] /
+                              double(tables.input_scale);
+          cells.emplace_back(edge * edge, centroid * centroid);
+        }
+        double longest = 0;
+        for (const auto& [edge_a, a] : cells) {
+          if (edge_a > 1) continue;
+          longest = std::max(longest, a);  // the rest of the mean square lies inside cells
+          for (const auto& [edge_b, b] : cells) {
+            if (edge_b <= 1) continue;
+            const double share = (1 - edge_a) / (edge_b - edge_a);
+            longest = std::max(longest, (1 - share) * a + share * b);
+          }
+        }
+        EXPECT_LE(head_dim * std::sqrt(longest), INT16_MAX)
+            << head_dim << " " << bits << " " << planes;
+      }
+    }
   }
 }
 
