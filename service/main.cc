@@ -14,10 +14,12 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "service/config.h"
 #include "service/log.h"
 #include "service/node.h"
+#include "service/nvme_watch.h"
 #include "service/server.h"
 
 namespace hadal {
@@ -49,9 +51,10 @@ class Signals {
     thread_.join();
   }
 
-  void wait() {
+  // True where one has arrived.
+  bool wait(std::chrono::milliseconds at_most) {
     std::unique_lock lock(mutex_);
-    arrived_.wait(lock, [this] { return count_ > 0; });
+    return arrived_.wait_for(lock, at_most, [this] { return count_ > 0; });
   }
 
  private:
@@ -105,6 +108,14 @@ void log_shutdown(const Config& config, const ShutdownReport& report) {
              {"persisted_blocks", absl::StrCat(report.persisted_blocks)}});
 }
 
+void log_trouble(const Config& config, const NvmeTrouble& trouble) {
+  log_event(LogLevel::warn, "blocks not written to NVMe",
+            {{"path", config.store.nvme.path},
+             {"dropped_blocks", absl::StrCat(trouble.dropped_blocks)},
+             {"write_errors", absl::StrCat(trouble.write_errors)},
+             {"reason", trouble.reason}});
+}
+
 int serve(const Config& config) {
   // First, since the signal thread logs.
   start_logging(config.log_level, config.log_format);
@@ -123,11 +134,14 @@ int serve(const Config& config) {
              {"data", listening.data},
              {"admin", listening.admin},
              {"metrics", listening.metrics},
-             {"recovered_blocks", absl::StrCat((*server)->recovered_blocks())}});
+             {"recovered_blocks", absl::StrCat((*server)->stats().recovered_blocks)}});
   std::printf("hadald ready data=%s admin=%s metrics=%s\n", listening.data.c_str(),
               listening.admin.c_str(), listening.metrics.c_str());
   std::fflush(stdout);
-  signals.wait();
+  NvmeWatch watch(config);
+  while (!signals.wait(std::chrono::seconds(1))) {
+    if (auto trouble = watch.look((*server)->stats(), absl::Now())) log_trouble(config, *trouble);
+  }
   log_event(LogLevel::info, "stopping", {{"bound", absl::FormatDuration(config.shutdown_timeout)}});
   log_shutdown(config, (*server)->shutdown());
   server->reset();

@@ -1,6 +1,9 @@
 #include "service/server.h"
 
+#include <sys/statvfs.h>
+
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <utility>
@@ -67,6 +70,26 @@ absl::Status check_memory(const Config& config) {
       " or free memory"));
 }
 
+// A full disk later is no trouble, but RocksDB ends the whole process where it finds no room while
+// it opens its files.
+absl::Status check_disk(const Config& config) {
+  constexpr uint64_t kOpenSpaceMinBytes = 8u << 20;
+  const std::string& path = config.store.nvme.path;
+  if (path.empty()) return absl::OkStatus();
+  struct statvfs info = {};
+  const std::string parent = std::filesystem::absolute(path).parent_path();
+  if (statvfs(path.c_str(), &info) != 0 && statvfs(parent.c_str(), &info) != 0) {
+    return absl::OkStatus();  // the store says better what is wrong with it
+  }
+  const uint64_t free_bytes = uint64_t{info.f_bavail} * info.f_frsize;
+  const bool writable = info.f_blocks > 0 && (info.f_flag & ST_RDONLY) == 0;
+  if (!writable || free_bytes >= kOpenSpaceMinBytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "nvme.path ", path, " lies on a full file system: ", free_bytes >> 10, "KiB are free, ",
+      format_size(kOpenSpaceMinBytes),
+      " are needed to start; free space, or choose another nvme.path in ", config.file));
+}
+
 std::string with_port(const std::string& address, uint16_t port) {
   return absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
 }
@@ -106,7 +129,7 @@ class NodeServer final : public Server {
 
   const ListenAddresses& addresses() const override { return addresses_; }
   std::string transport_description() const override { return transport_->description(); }
-  uint64_t recovered_blocks() const override { return store_->stats().recovered_blocks; }
+  StoreStats stats() const override { return store_->stats(); }
 
   ShutdownReport shutdown() override {
     const absl::Time deadline = absl::Now() + config_.shutdown_timeout;
@@ -123,6 +146,7 @@ class NodeServer final : public Server {
  private:
   absl::Status open_store() {
     if (auto fits = check_memory(config_); !fits.ok()) return fits;
+    if (auto fits = check_disk(config_); !fits.ok()) return fits;
     auto transport = Transport::create_ucx({.name = "hadal-io", .tls = config_.data_transport});
     if (!transport.ok()) return transport.status();
     transport_ = *std::move(transport);

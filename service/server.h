@@ -39,7 +39,7 @@ class Server {
 
   virtual const ListenAddresses& addresses() const = 0;
   virtual std::string transport_description() const = 0;
-  virtual uint64_t recovered_blocks() const = 0;
+  virtual StoreStats stats() const = 0;
 
   // Refuses puts, lets what is in flight end, and flushes DRAM to NVMe, all within
   // node.shutdown_timeout. Call once.

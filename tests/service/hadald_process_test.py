@@ -7,10 +7,31 @@ import pathlib
 import re
 import signal
 import socket
+import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "testing"))
 import processes  # noqa: E402
+
+
+def small_disk(test):
+    """A file system of 32 MiB, gone at the end of the test, which is skipped where there is none."""
+    disk = test.directory / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", disk], capture_output=True)
+    if mounted.returncode != 0:
+        test.skipTest("may not mount a tmpfs")
+    test.addCleanup(subprocess.run, ["umount", disk], check=True)
+    return disk
+
+
+def fill(disk):
+    with open(disk / "ballast", "wb", buffering=0) as ballast:
+        try:
+            while True:
+                ballast.write(b"x" * (1 << 20))
+        except OSError:
+            pass  # full, as wanted
 
 
 class RunningTest(processes.ProcessTest):
@@ -37,6 +58,19 @@ class RunningTest(processes.ProcessTest):
         self.assertEqual(node.stop(), 0)
         for connection in silent:
             connection.close()
+
+    def test_says_that_blocks_are_not_written_for_lack_of_space(self):
+        node = self.nvme_node(log__format='"json"', nvme__free_space_min_fraction="1.0").start()
+        node.ctl_json("put", self.file("name", b"content"))
+
+        def told():
+            return [line for line in node.log_lines() if "blocks not written to NVMe" in line]
+        self.eventually(told, "the log says that blocks are not written")
+        event = json.loads(told()[0])
+        self.assertEqual((event["level"], event["path"]), ("warn", str(self.directory / "nvme")))
+        self.assertRegex(event["reason"], r"has \d+% free, nvme.free_space_min_fraction is 1; free space")
+        self.assertEqual(node.stop(), 0)
+        self.assertIn("its disk is full or failing", node.log_lines()[-1])
 
     def test_unknown_page_of_metrics_is_not_found(self):
         node = self.node().start()
@@ -173,6 +207,18 @@ class CannotStartTest(processes.ProcessTest):
     def test_nvme_directory_in_use(self):
         self.nvme_node().start()
         self.assert_one_message(self.nvme_node(), str(self.directory / "nvme"), "in use by another process")
+
+    def test_nvme_disk_is_full(self):
+        disk = small_disk(self)
+        new, old = disk / "new", disk / "old"
+        node = self.node(nvme__path=f'"{old}"', nvme__capacity='"16MiB"', nvme__memtable='"1MiB"').start()
+        self.assertEqual(node.stop(), 0)
+        fill(disk)
+        self.assert_one_message(self.node(nvme__path=f'"{new}"'), f"nvme.path {new} lies on a full file system", "0KiB",
+                                "free space, or choose another nvme.path")
+        self.assert_one_message(node, f"nvme.path {old} lies on a full file system")
+        (disk / "ballast").unlink()
+        node.start()
 
     def test_message_is_json_where_logs_are(self):
         code, lines = self.node(dram__capacity='"512TiB"', log__format='"json"').fails()
