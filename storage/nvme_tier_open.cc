@@ -204,14 +204,17 @@ rocksdb::DBOptions db_options(const std::string& path,
   return options;
 }
 
+std::vector<rocksdb::ColumnFamilyDescriptor> families(const NvmeSizes& sizes) {
+  return {{rocksdb::kDefaultColumnFamilyName, meta_options()},
+          {"data", data_options(sizes)},
+          {"meta", meta_options()}};
+}
+
 rocksdb::Status open_once(const rocksdb::DBOptions& options, const std::string& path, NvmeDb& out) {
-  const std::vector<rocksdb::ColumnFamilyDescriptor> families = {
-      {rocksdb::kDefaultColumnFamilyName, meta_options()},
-      {"data", data_options(out.sizes)},
-      {"meta", meta_options()}};
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
-  const rocksdb::Status status = rocksdb::DB::Open(options, path, families, &handles, &db);
+  const rocksdb::Status status =
+      rocksdb::DB::Open(options, path, families(out.sizes), &handles, &db);
   if (!status.ok()) return status;
   out.db.reset(db);
   out.unused = handles[0];
@@ -220,16 +223,14 @@ rocksdb::Status open_once(const rocksdb::DBOptions& options, const std::string& 
   return status;
 }
 
-// Rewrites the directory to the newest state whose files are all there. Rows without data are found
-// by recover_records, damaged values by their reader. Opened and closed, since RocksDB 7.8 does
-// not combine this with atomic flush.
+// Makes a new manifest from the table files that can be read, and moves the others away: what a
+// lost or cut file held is gone, and nothing else. (Best-efforts recovery would go back to before
+// that file, and lose all that is newer.) Rows without data are found by recover_records, damaged
+// values by their reader.
 void salvage(const rocksdb::DBOptions& options, const std::string& path, const NvmeSizes& sizes) {
-  rocksdb::DBOptions best_efforts = options;
-  best_efforts.best_efforts_recovery = true;
-  best_efforts.atomic_flush = false;
-  NvmeDb salvaged;
-  salvaged.sizes = sizes;
-  open_once(best_efforts, path, salvaged).PermitUncheckedError();
+  rocksdb::RepairDB(path, options, families(sizes)).PermitUncheckedError();
+  std::error_code ignored;
+  std::filesystem::remove_all(path + "/lost", ignored);  // it would count against the capacity
 }
 
 absl::Status open_error(const std::string& path, const rocksdb::Status& status) {
