@@ -34,14 +34,14 @@ struct MessageHeader {
   MessageType type = MessageType::ping;
   uint8_t status = 0;      // an absl::StatusCode; where not 0 the payload is its message
   uint64_t operation = 0;  // of the side that asked
-  uint32_t index = 0;      // of the key in its batch
+  uint32_t index = 0;      // of the key in its batch; lease_ms of a lookup
   uint32_t payload_bytes = 0;
   uint64_t generation = 0;  // get_block
   uint8_t dropped_planes = 0;
   uint8_t key_planes = 0;
   uint8_t value_planes = 0;
   uint8_t tier = 0;
-  uint32_t count = 0;  // keys in the batch, lease_ms of a lookup, answer of a report
+  uint32_t count = 0;  // records in the payload; answer of a report
   uint64_t lease = 0;
   uint8_t reserved[16] = {};
 };

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstring>
 #include <random>
 
 #include "common/limits.h"
@@ -22,6 +24,25 @@ PutOffer make_offer() {
   offer.token_digest = 0xABCDEF;
   offer.parent = test_key(4);
   return offer;
+}
+
+// docs/wire_protocol.md shows these bytes.
+TEST(MessageCodec, HeaderHasTheDocumentedBytes) {
+  MessageHeader header;
+  header.type = MessageType::lookup;
+  header.operation = 7;
+  header.index = 250;
+  header.payload_bytes = 32;
+  header.count = 1;
+  uint8_t bytes[64];
+  std::memcpy(bytes, &header, sizeof(header));
+  const uint8_t expected[64] = {0x48, 0x44, 0x4c, 0x31, 1, 0, 5, 0,    7, 0, 0, 0, 0,
+                                0,    0,    0,    0xfa, 0, 0, 0, 0x20, 0, 0, 0, 0, 0,
+                                0,    0,    0,    0,    0, 0, 0, 0,    0, 0, 1, 0};
+  EXPECT_EQ(std::memcmp(bytes, expected, sizeof(bytes)), 0);
+  static_assert(offsetof(MessageHeader, generation) == 24);
+  static_assert(offsetof(MessageHeader, tier) == 35);
+  static_assert(offsetof(MessageHeader, lease) == 40);
 }
 
 TEST(MessageCodec, HelloRoundTrip) {
