@@ -106,6 +106,34 @@ class ShutdownTest(processes.ProcessTest):
             self.assertEqual(node.ctl_json("get", file.name, "--out", out)["tier"], "nvme")
             self.assertEqual(out.read_bytes(), file.read_bytes())
 
+    def test_what_was_put_before_the_signal_is_there_after_a_restart(self):
+        node = self.nvme_node(nvme__flush_interval='"1h"').start()
+        files = [self.file(f"file-{i}", bytes([i]) * (1 << 20)) for i in range(40)]
+        command = [processes.BIN / "hadalctl", "put", "--nodes", node.address["data"], "--timeout", "20", *files]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as putting:
+            self.eventually(lambda: node.metrics()["hadal_puts_stored_total"] >= 3, "three files are stored")
+            self.assertEqual(node.stop(), 0)
+            out, _ = putting.communicate(timeout=60)
+        stored = [line.split()[1].strip(",") for line in out.splitlines()]
+        self.assertGreaterEqual(len(stored), 2)  # the third may still be on its way to the client
+        node.start()
+        for name in stored:
+            node.ctl_json("get", name, "--out", self.directory / "out")
+            self.assertEqual((self.directory / "out").read_bytes(), (self.directory / name).read_bytes(), name)
+
+    def test_short_timeout_says_what_was_written_and_no_more(self):
+        node = self.nvme_node(log__format='"json"', nvme__flush_interval='"1h"',
+                              node__shutdown_timeout='"100ms"').start()
+        self.stored(node, 40, 1 << 20)
+        self.assertEqual(node.stop(), 0)
+        stopped = self.stopped_event(node)
+        self.assertRegex(stopped["flushed"], r"^(yes|no: node.shutdown_timeout \(100ms\) was up first; .*)$")
+        persisted = int(stopped["persisted_blocks"])
+        if stopped["flushed"] == "yes":
+            self.assertEqual(persisted, 40)
+        node.start()
+        self.assertGreaterEqual(node.metrics()["hadal_recovered_blocks"], persisted)
+
     def test_without_nvme_says_that_nothing_was_written(self):
         node = self.node(log__format='"json"').start()
         self.stored(node, 1, 1000)
