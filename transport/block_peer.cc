@@ -59,6 +59,7 @@ class PeerCore final : public ConnectionEvents, public std::enable_shared_from_t
         library_(std::move(library)) {}
 
   void start_connecting();
+  void connect(const absl::StatusOr<std::string>& host);
   void submit(BlockPeer::OperationId id, std::unique_ptr<Operation> operation);
   void end(BlockPeer::OperationId id, const absl::Status& status);
   void send_release(uint64_t lease);
@@ -127,8 +128,16 @@ void PeerCore::start_connecting() {
     absl::MutexLock lock(&mutex_);
     state_ = PeerState::connecting;
   }
+  messages_.resolve(node_.host, [weak = weak_from_this()](const absl::StatusOr<std::string>& host) {
+    if (auto core = weak.lock()) core->connect(host);
+  });
+}
+
+void PeerCore::connect(const absl::StatusOr<std::string>& host) {
+  if (ended_ || connection_ != 0) return;
   refusal_.clear();
-  absl::StatusOr<ConnectionId> connection = messages_.connect(node_.host, node_.port, *this);
+  if (!host.ok()) return connection_failed(host.status());
+  absl::StatusOr<ConnectionId> connection = messages_.connect(*host, node_.port, *this);
   if (!connection.ok()) return connection_failed(connection.status());
   connection_ = *connection;
   // In the same task: UCX 1.13 can lose a message that is sent while it moves a new connection from

@@ -110,6 +110,10 @@ class LoopbackTransport final : public Transport,
     }
     return Networks::get().add(network_, static_cast<uint16_t>(port), weak_from_this(), &events);
   }
+  void resolve(const std::string& host,
+               std::function<void(absl::StatusOr<std::string>)> done) override {
+    done(host);
+  }
   void forget(ConnectionEvents& events) override;
   absl::StatusOr<ConnectionId> connect(const std::string& host, uint16_t port,
                                        ConnectionEvents& events) override;

@@ -70,7 +70,11 @@ class MessageTransport {
   // Stops listening for these events and closes their connections without further calls to them.
   virtual void forget(ConnectionEvents& events) = 0;
 
-  // Starts a connection. Failing to reach the other side comes as on_closed.
+  // The numeric address of a host: at once where it is one, else later. Asking a name service may
+  // take many seconds, which the I/O thread does not have.
+  virtual void resolve(const std::string& host,
+                       std::function<void(absl::StatusOr<std::string>)> done) = 0;
+  // Starts a connection to a numeric address. Failing to reach the other side comes as on_closed.
   virtual absl::StatusOr<ConnectionId> connect(const std::string& host, uint16_t port,
                                                ConnectionEvents& events) = 0;
   virtual void send(ConnectionId connection, OutgoingMessage message) = 0;

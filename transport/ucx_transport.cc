@@ -60,19 +60,25 @@ class SlabMemory final : public RegisteredMemory {
   ucp_mem_h handle_;
 };
 
-absl::StatusOr<sockaddr_storage> resolve(const std::string& host, uint16_t port,
-                                         socklen_t& length) {
+// Asks a name service where the host is no numeric address, unless AI_NUMERICHOST is among `flags`.
+absl::StatusOr<sockaddr_storage> find_address(const std::string& host, uint16_t port, int flags,
+                                              socklen_t& length) {
   addrinfo hints = {};
   hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = flags;
   addrinfo* found = nullptr;
   const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
   if (error != 0) {
     return absl::UnavailableError(
         absl::StrCat("cannot resolve '", host, "': ", gai_strerror(error), "; check the name"));
   }
+  // IPv4 first: not every transport of UCX 1.13 takes IPv6.
+  const addrinfo* chosen = found;
+  while (chosen != nullptr && chosen->ai_family != AF_INET) chosen = chosen->ai_next;
+  if (chosen == nullptr) chosen = found;
   sockaddr_storage address = {};
-  std::memcpy(&address, found->ai_addr, found->ai_addrlen);
-  length = found->ai_addrlen;
+  std::memcpy(&address, chosen->ai_addr, chosen->ai_addrlen);
+  length = chosen->ai_addrlen;
   freeaddrinfo(found);
   return address;
 }
@@ -322,7 +328,7 @@ absl::StatusOr<uint16_t> UcxTransport::listen(const std::string& address,
   absl::Status split = split_address(address, host, port);
   if (!split.ok()) return split;
   socklen_t length = 0;
-  absl::StatusOr<sockaddr_storage> resolved = resolve(host, port, length);
+  absl::StatusOr<sockaddr_storage> resolved = find_address(host, port, 0, length);
   if (!resolved.ok()) return resolved.status();
   auto listener = std::make_unique<Listener>(Listener{this, &events});
   ucp_listener_params_t params = {};
@@ -371,10 +377,33 @@ void UcxTransport::on_connection_request(ucp_conn_request_h request, void* argum
   if (id.ok()) listener->events->on_accepted(*id);
 }
 
+// A thread of its own, because getaddrinfo can neither be bounded nor cancelled. It holds nothing
+// of the transport while it waits, so nobody has to wait for it; a peer asks once at a time.
+void UcxTransport::resolve(const std::string& host,
+                           std::function<void(absl::StatusOr<std::string>)> done) {
+  socklen_t length = 0;
+  if (find_address(host, 0, AI_NUMERICHOST, length).ok()) return done(host);
+  std::thread([weak = weak_from_this(), host, done = std::move(done)]() mutable {
+    pthread_setname_np(pthread_self(), "hadal-resolve");
+    socklen_t length = 0;
+    const absl::StatusOr<sockaddr_storage> found = find_address(host, 0, 0, length);
+    char text[NI_MAXHOST] = "";
+    if (found.ok()) {
+      getnameinfo(reinterpret_cast<const sockaddr*>(&*found), length, text, sizeof(text), nullptr,
+                  0, NI_NUMERICHOST);
+    }
+    absl::StatusOr<std::string> answer = std::string(text);
+    if (!found.ok()) answer = found.status();
+    if (auto transport = weak.lock()) {
+      transport->post([done = std::move(done), answer = std::move(answer)] { done(answer); });
+    }
+  }).detach();
+}
+
 absl::StatusOr<ConnectionId> UcxTransport::connect(const std::string& host, uint16_t port,
                                                    ConnectionEvents& events) {
   socklen_t length = 0;
-  absl::StatusOr<sockaddr_storage> resolved = resolve(host, port, length);
+  absl::StatusOr<sockaddr_storage> resolved = find_address(host, port, AI_NUMERICHOST, length);
   if (!resolved.ok()) return resolved.status();
   ucp_ep_params_t params = {};
   params.field_mask = UCP_EP_PARAM_FIELD_FLAGS | UCP_EP_PARAM_FIELD_SOCK_ADDR;

@@ -51,6 +51,8 @@ class UcxTransport final : public Transport,
   TimerId after(absl::Duration delay, std::function<void()> task) override;
   void cancel_timer(const TimerId& timer) override { timers_.erase(timer); }
   absl::StatusOr<uint16_t> listen(const std::string& address, ConnectionEvents& events) override;
+  void resolve(const std::string& host,
+               std::function<void(absl::StatusOr<std::string>)> done) override;
   void forget(ConnectionEvents& events) override;
   absl::StatusOr<ConnectionId> connect(const std::string& host, uint16_t port,
                                        ConnectionEvents& events) override;

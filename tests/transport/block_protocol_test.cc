@@ -62,6 +62,20 @@ TEST_P(BlockProtocol, EveryPeerGreetsAtItsFirstAttempt) {
   }
 }
 
+TEST_P(BlockProtocol, NodeIsFoundByName) {
+  const auto node = start_server(GetParam());
+  TestCaller caller(GetParam(), {"localhost", node->address().port, 1.0});
+  ASSERT_TRUE(caller.ready()) << caller.peer->last_error();
+}
+
+// ".invalid" never resolves (RFC 2606).
+TEST(BlockPeerNames, NameThatIsNotFoundIsSaid) {
+  TestCaller caller(Carrier::tcp, {"node.invalid", 7400, 1.0});
+  ASSERT_TRUE(eventually([&] { return caller.peer->state() == PeerState::backing_off; },
+                         absl::Seconds(60)));
+  EXPECT_THAT(caller.peer->last_error(), testing::HasSubstr("cannot resolve 'node.invalid'"));
+}
+
 TEST_P(BlockProtocol, DuplicatePutMovesNoPayload) {
   const auto node = start_server(GetParam());
   TestCaller caller(GetParam(), node->address());
