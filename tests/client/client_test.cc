@@ -194,6 +194,22 @@ TEST_F(ClientTest, MorePreciseAndWholeReplacesAnythingElseIsADuplicate) {
   EXPECT_EQ(get_one(layout_, "a", kv).precision, (Precision{5, 4}));
 }
 
+TEST_F(ClientTest, ABlockThatAnotherWritesIsAMissAndNotWrittenTwice) {
+  KvBuffer kv(small_layout());
+  kv.fill_random(5);
+  ASSERT_TRUE(put_one(layout_, "a", kv).status.ok());
+  ASSERT_EQ(node_->store().evict({}), 1u);
+  absl::StatusOr<PutSlot> other = node_->store().reserve(node_->handler().last_offer());
+  ASSERT_TRUE(other.ok()) << other.status();
+  const KeyResult found = finish(client_->lookup(layout_, {hash_of("a")}, options())).keys[0];
+  EXPECT_TRUE(absl::IsNotFound(found.status));
+  EXPECT_NE(found.status.message().find("being written"), absl::string_view::npos) << found.status;
+  EXPECT_TRUE(absl::IsNotFound(get_one(layout_, "a", kv).status));
+  EXPECT_TRUE(absl::IsAborted(put_one(layout_, "a", kv).status));
+  other = absl::CancelledError("given up");
+  EXPECT_TRUE(put_one(layout_, "a", kv).status.ok());
+}
+
 TEST_F(ClientTest, PutSaysWhereItsBlockStands) {
   KvBuffer kv(small_layout());
   kv.fill_random(5);
