@@ -72,6 +72,22 @@ class RunningTest(processes.ProcessTest):
         self.assertEqual(node.stop(), 0)
         self.assertIn("its disk is full or failing", node.log_lines()[-1])
 
+    def test_goes_on_and_ends_well_with_a_full_disk(self):
+        disk = small_disk(self)
+        node = self.node(nvme__path=f'"{disk / "nvme"}"', nvme__capacity='"16MiB"', nvme__memtable='"1MiB"',
+                         nvme__flush_interval='"100ms"', nvme__free_space_min_fraction="0.0", log__format='"json"')
+        node.start()
+        fill(disk)
+        files = [self.file(f"file-{i}", bytes([i]) * 500_000) for i in range(8)]
+        node.ctl_json("put", *files)
+        self.eventually(lambda: "blocks not written to NVMe" in node.log_file.read_text(), "the log says so")
+        for file in files:
+            node.ctl_json("get", file.name, "--out", self.directory / "out")
+            self.assertEqual((self.directory / "out").read_bytes(), file.read_bytes())
+        self.assertEqual(node.stop(), 0)
+        stopped = json.loads(node.log_lines()[-1])
+        self.assertEqual((stopped["event"], stopped["level"]), ("stopped", "warn"))
+
     def test_unknown_page_of_metrics_is_not_found(self):
         node = self.node().start()
         host, port = node.address["metrics"].split(":")
