@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/vector_codec.h"
@@ -17,16 +18,23 @@ const KvSidePages& side_pages(const KvPages& pages, Side side) {
   return side == Side::key ? pages.key : pages.value;
 }
 
-// One (layer, head) of one side, and where its parts lie in the block.
+// One (layer, head) of a side.
+struct RunIndex {
+  int layer, head, group;
+};
+
+// And where its parts lie in the block.
 struct RunPlace {
   std::byte* values;      // first token's
   size_t vectors_before;  // in its cell, of runs before it
   size_t run_in_group;
 };
 
-RunPlace place_of(const BlockPlan& plan, const KvSidePages& pages, int layer, int head, int group) {
-  const size_t run = size_t(layer - plan.group_begin(group)) * plan.layout().kv_head_count + head;
-  return {pages.layers[layer] + size_t(head) * pages.head_stride_bytes,
+RunPlace place_of(const BlockPlan& plan, const KvSidePages& pages, const RunIndex& index) {
+  const size_t run =
+      size_t(index.layer - plan.group_begin(index.group)) * plan.layout().kv_head_count +
+      index.head;
+  return {pages.layers[index.layer] + size_t(index.head) * pages.head_stride_bytes,
           run * plan.shape().token_count, run};
 }
 
@@ -46,12 +54,13 @@ absl::Status check_pages(const KvLayout& layout, const KvPages& pages) {
   return absl::OkStatus();
 }
 
-// Calls `work(layer, head, group)` for every run of a side.
+// Calls `work` for every run of a side.
 template <typename Work>
 void for_each_run(const BlockPlan& plan, Work work) {
   for (int group = 0; group < plan.layer_group_count(); ++group) {
     for (int layer = plan.group_begin(group); layer < plan.group_end(group); ++layer) {
-      for (int head = 0; head < plan.layout().kv_head_count; ++head) work(layer, head, group);
+      for (int head = 0; head < plan.layout().kv_head_count; ++head)
+        work(RunIndex{layer, head, group});
     }
   }
 }
@@ -84,29 +93,45 @@ class PlanCodec final : public Codec {
           Rotation::create(side_head_dim(layout(), side), spec().rotation_seed);
       if (!rotation.ok()) return rotation.status();
       rotations_[static_cast<int>(side)] = *std::move(rotation);
-      // Of every precision, since a block that another client stored may have other bits.
-      for (int bits = 1; bits <= limits::kBitsMax; ++bits) {
-        tables_[static_cast<int>(side)].push_back(
-            CodeTables::make(bits, side_head_dim(layout(), side)));
-      }
+      tables(side, spec());  // made now, not in a request
     }
     return absl::OkStatus();
   }
   const Rotation& rotation(Side side) const { return rotations_[static_cast<int>(side)]; }
+  // A block that another client stored may have other bits than this codec's.
   const CodeTables& tables(Side side, const CodecSpec& of) const {
     const int bits = side == Side::key ? of.key_bits : of.value_bits;
-    return tables_[static_cast<int>(side)][bits - 1];
+    Tables& tables = tables_[static_cast<int>(side)];
+    std::call_once(tables.made[bits - 1], [&] {
+      tables.of_bits[bits - 1] = CodeTables::make(bits, side_head_dim(layout(), side));
+    });
+    return tables.of_bits[bits - 1];
   }
   const VectorCodec& vectors() const { return vectors_; }
 
  private:
+  struct Tables {
+    std::array<std::once_flag, limits::kBitsMax> made;
+    std::array<CodeTables, limits::kBitsMax> of_bits;
+  };
+
   VectorCodec vectors_;
   Rotation rotations_[2];
-  std::vector<CodeTables> tables_[2];
+  mutable Tables tables_[2];
 };
 
 // Every codec is a PlanCodec; create is the only way to make one.
 const PlanCodec& implementation(const Codec& codec) { return static_cast<const PlanCodec&>(codec); }
+
+// Names a run's share of the next layer. Where heads lie side by side in a token's row, going row
+// by row suits the memory better than going to what the next head needs.
+template <typename Run>
+void look_ahead(const BlockPlan& plan, const KvSidePages& pages, const RunIndex& index, Run& run) {
+  if (index.layer + 1 == plan.layout().layer_count) return;
+  run.ahead_bytes =
+      size_t{run.token_count} * run.rotation->head_dim * dtype_bytes(plan.layout().dtype);
+  run.ahead = pages.layers[index.layer + 1] + size_t(index.head) * run.ahead_bytes;
+}
 
 bool encode_side(const PlanCodec& codec, const BlockPlan& plan, const KvSidePages& pages,
                  std::pair<Side, std::byte*> out) {
@@ -114,18 +139,19 @@ bool encode_side(const PlanCodec& codec, const BlockPlan& plan, const KvSidePage
   const uint32_t head_dim = side_head_dim(plan.layout(), side);
   const size_t value_bytes = dtype_bytes(plan.layout().dtype);
   bool finite = true;
-  for_each_run(plan, [&, side = side, block = block](int layer, int head, int group) {
-    const RunPlace place = place_of(plan, pages, layer, head, group);
-    const PlaneZeroSections sections = plan.plane_zero(side, group);
-    std::byte* zero = block + plan.cell(side, 0, group).offset;
+  for_each_run(plan, [&, side = side, block = block](const RunIndex& index) {
+    const RunPlace place = place_of(plan, pages, index);
+    const PlaneZeroSections sections = plan.plane_zero(side, index.group);
+    std::byte* zero = block + plan.cell(side, 0, index.group).offset;
     EncodeRun run;
     run.values = place.values;
+    run.token_count = plan.shape().token_count;
     run.token_stride_bytes = pages.token_stride_bytes;
     run.dtype = plan.layout().dtype;
-    run.token_count = plan.shape().token_count;
     run.exact_token_count = plan.shape().exact_token_count;
     run.rotation = &codec.rotation(side);
     run.tables = &codec.tables(side, plan.codec());
+    look_ahead(plan, pages, index, run);
     run.norms = reinterpret_cast<uint16_t*>(zero + sections.norms) + place.vectors_before;
     if (side == Side::key && plan.codec().key_offsets) {
       run.offsets =
@@ -134,7 +160,7 @@ bool encode_side(const PlanCodec& codec, const BlockPlan& plan, const KvSidePage
     const size_t words = place.vectors_before * plan.vector_plane_bytes(side);
     for (int plane = 0; plane < run.tables->bits; ++plane) {
       run.planes[plane] = plane == 0 ? zero + sections.words + words
-                                     : block + plan.cell(side, plane, group).offset + words;
+                                     : block + plan.cell(side, plane, index.group).offset + words;
     }
     finite = codec.vectors().encode(run) && finite;
     const size_t vector_bytes = head_dim * value_bytes;
@@ -175,10 +201,10 @@ void decode_side(const PlanCodec& codec, const BlockPlan& plan, const EncodedBlo
     return const_cast<std::byte*>(block.cell_bytes(plan.cell(side, plane, group)).data());
   };
   const Precision precision = block.precision();
-  for_each_run(plan, [&, side = side, pages = pages](int layer, int head, int group) {
-    const RunPlace place = place_of(plan, *pages, layer, head, group);
-    const PlaneZeroSections sections = plan.plane_zero(side, group);
-    std::byte* zero = cell(0, group);
+  for_each_run(plan, [&, side = side, pages = pages](const RunIndex& index) {
+    const RunPlace place = place_of(plan, *pages, index);
+    const PlaneZeroSections sections = plan.plane_zero(side, index.group);
+    std::byte* zero = cell(0, index.group);
     DecodeRun run;
     run.values = place.values;
     run.token_stride_bytes = pages->token_stride_bytes;
@@ -187,6 +213,7 @@ void decode_side(const PlanCodec& codec, const BlockPlan& plan, const EncodedBlo
     run.exact_token_count = plan.shape().exact_token_count;
     run.rotation = &codec.rotation(side);
     run.tables = &codec.tables(side, plan.codec());
+    look_ahead(plan, *pages, index, run);
     run.plane_count = side == Side::key ? precision.key_planes : precision.value_planes;
     run.norms = reinterpret_cast<const uint16_t*>(zero + sections.norms) + place.vectors_before;
     if (side == Side::key && plan.codec().key_offsets) {
@@ -195,7 +222,7 @@ void decode_side(const PlanCodec& codec, const BlockPlan& plan, const EncodedBlo
     }
     const size_t words = place.vectors_before * plan.vector_plane_bytes(side);
     for (int plane = 0; plane < run.plane_count; ++plane) {
-      run.planes[plane] = (plane == 0 ? zero + sections.words : cell(plane, group)) + words;
+      run.planes[plane] = (plane == 0 ? zero + sections.words : cell(plane, index.group)) + words;
     }
     codec.vectors().decode(run);
     const size_t vector_bytes = head_dim * dtype_bytes(run.dtype);
@@ -213,10 +240,10 @@ void walk_raw(const BlockPlan& plan, const KvPages& pages, std::byte* block, Cop
     const KvSidePages& half = side_pages(pages, side);
     const size_t vector_bytes =
         side_head_dim(plan.layout(), side) * dtype_bytes(plan.layout().dtype);
-    for_each_run(plan, [&](int layer, int head, int group) {
-      const RunPlace place = place_of(plan, half, layer, head, group);
+    for_each_run(plan, [&](const RunIndex& index) {
+      const RunPlace place = place_of(plan, half, index);
       std::byte* dense =
-          block + plan.cell(side, 0, group).offset + place.vectors_before * vector_bytes;
+          block + plan.cell(side, 0, index.group).offset + place.vectors_before * vector_bytes;
       copy(DenseCopy{dense, place.values, half.token_stride_bytes, vector_bytes,
                      plan.shape().token_count});
     });

@@ -55,7 +55,7 @@ void store(std::byte* at, float value, DType dtype) {
   }
   const uint16_t bits = dtype == DType::f16
                             ? half_from_float(std::clamp(value, -kHalfMax, kHalfMax))
-                            : bf16_from_bits(std::bit_cast<uint32_t>(value));
+                            : bf16_rounded_away(std::bit_cast<uint32_t>(value));
   std::memcpy(at, &bits, sizeof(bits));
 }
 
@@ -204,7 +204,8 @@ void decode_vector(const DecodeRun& run, uint32_t token) {
   std::byte* at = run.values + token * run.token_stride_bytes;
   for (int i = 0; i < head_dim; ++i) {
     float value = static_cast<float>(values[i] * run.rotation->signs[i]) * scale;
-    if (has_offset) value += bf16_value(run.offsets[i]);
+    // Added where it is zero too, which turns -0 into 0 in every backend.
+    if (run.offsets != nullptr) value += has_offset ? bf16_value(run.offsets[i]) : 0.0f;
     store(at + i * dtype_bytes(run.dtype), value, run.dtype);
   }
 }

@@ -16,6 +16,9 @@ namespace hadal {
 
 struct EncodeRun {
   const std::byte* values = nullptr;  // of token 0; value i at + i * dtype_bytes
+  // This run's share of the layer that follows, to be fetched ahead; only a hint.
+  const std::byte* ahead = nullptr;
+  size_t ahead_bytes = 0;
   size_t token_stride_bytes = 0;
   DType dtype = DType::f16;
   uint32_t token_count = 0;
@@ -29,6 +32,9 @@ struct EncodeRun {
 
 struct DecodeRun {
   std::byte* values = nullptr;
+  // This run's share of the layer that will be written next; only a hint.
+  const std::byte* ahead = nullptr;
+  size_t ahead_bytes = 0;
   size_t token_stride_bytes = 0;
   DType dtype = DType::f16;
   uint32_t token_count = 0;
@@ -58,8 +64,12 @@ VectorCodec simd_vector_codec();  // for the best instruction set of this machin
 constexpr uint16_t bf16_from_bits(uint32_t bits) {
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
+// Round to nearest, ties away from zero: one addition, for the values that a decoder makes.
+constexpr uint16_t bf16_rounded_away(uint32_t bits) {
+  return static_cast<uint16_t>((bits + 0x8000u) >> 16);
+}
 inline constexpr uint16_t kNormOffsetFlag = 0x8000;
-inline constexpr float kNormMin = 0x1.0p-100f;  // a shorter vector is stored as zero
+inline constexpr float kNormMin = 0x1.0p-64f;  // a shorter vector is stored as zero
 inline constexpr float kHalfMax = 65504.0f;  // decoded f16 values are clamped: never a new infinity
 
 // Sums run over 16 lanes (value i in lane i % 16) that are then added as a tree, in every backend,

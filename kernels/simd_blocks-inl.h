@@ -1,0 +1,189 @@
+// Registers whose 128-bit blocks belong to a token each: 1, 2 or 4 tokens go side by side, with 8
+// values of 16 bits each. Then nothing but loads and stores crosses blocks: a rotation is plain
+// additions between registers and three steps within blocks, a token's sum is a step within its
+// block, and the same code serves every width.
+//
+// Compiled once for every instruction set, by codec_simd.cc alone.
+
+#if defined(HADAL_KERNELS_SIMD_BLOCKS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef HADAL_KERNELS_SIMD_BLOCKS_INL_H_
+#undef HADAL_KERNELS_SIMD_BLOCKS_INL_H_
+#else
+#define HADAL_KERNELS_SIMD_BLOCKS_INL_H_
+#endif
+
+#include <hwy/cache_control.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/vector_codec.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace hadal {
+namespace HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+constexpr size_t kLineBytes = 64;
+
+using I16 = hn::CappedTag<int16_t, 32>;
+using U16 = hn::RebindToUnsigned<I16>;
+using U8 = hn::Repartition<uint8_t, I16>;
+using I32 = hn::RepartitionToWide<I16>;
+using U32 = hn::RebindToUnsigned<I32>;
+using F32 = hn::RebindToFloat<I32>;
+using V16 = hn::VFromD<I16>;
+using V32 = hn::VFromD<I32>;
+using VF = hn::VFromD<F32>;
+constexpr int kTokens = static_cast<int>(hn::MaxLanes(I16())) / 8;  // side by side
+constexpr int kBatch = 16;  // tokens between two passes over what is encoded
+constexpr int kGroups = kBatch / kTokens;
+
+// Where the tokens of a group lie. Past the last one it stands again, and is worked on again.
+struct Rows {
+  std::byte* at[kTokens];
+};
+
+HWY_INLINE Rows rows_of(std::byte* first, size_t stride_bytes, uint32_t token, uint32_t end) {
+  Rows rows;
+  for (uint32_t t = 0; t < kTokens; ++t) {
+    rows.at[t] = first + (token + t < end ? token + t : end - 1) * stride_bytes;
+  }
+  return rows;
+}
+
+// Blocks of kBlock values, one from each row.
+template <int kBlock, class D>
+HWY_INLINE hn::VFromD<D> gather(D d, std::byte* const* rows, size_t offset_bytes) {
+  using T = hn::TFromD<D>;
+  if constexpr (hn::MaxLanes(D()) == kBlock) {
+    return hn::LoadU(d, reinterpret_cast<const T*>(rows[0] + offset_bytes));
+  } else {
+    const hn::Half<D> half;
+    const auto low = gather<kBlock>(half, rows, offset_bytes);
+    constexpr size_t kRowsOfHalf = hn::MaxLanes(D()) / 2 / kBlock;
+    return hn::Combine(d, gather<kBlock>(half, rows + kRowsOfHalf, offset_bytes), low);
+  }
+}
+
+template <int kBlock, class D>
+HWY_INLINE void scatter(D d, hn::VFromD<D> v, std::byte* const* rows, size_t offset_bytes) {
+  using T = hn::TFromD<D>;
+  if constexpr (hn::MaxLanes(D()) == kBlock) {
+    hn::StoreU(v, d, reinterpret_cast<T*>(rows[0] + offset_bytes));
+  } else {
+    const hn::Half<D> half;
+    scatter<kBlock>(half, hn::LowerHalf(half, v), rows, offset_bytes);
+    constexpr size_t kRowsOfHalf = hn::MaxLanes(D()) / 2 / kBlock;
+    scatter<kBlock>(half, hn::UpperHalf(half, v), rows + kRowsOfHalf, offset_bytes);
+  }
+}
+
+constexpr size_t bytes_of(DType type) { return type == DType::f32 ? 4 : 2; }
+
+// 8 values of every token as floats: the first four, and the others.
+template <DType kType>
+HWY_INLINE void load_values(std::byte* const* rows, int value, VF& low, VF& high) {
+  const F32 d;
+  const size_t at = value * bytes_of(kType);
+  if constexpr (kType == DType::f32) {
+    low = gather<4>(d, rows, at);
+    high = gather<4>(d, rows, at + 16);
+  } else if constexpr (kType == DType::f16) {
+    const hn::Rebind<hwy::float16_t, F32> d16;
+    low = hn::PromoteTo(d, gather<4>(d16, rows, at));
+    high = hn::PromoteTo(d, gather<4>(d16, rows, at + 8));
+  } else {
+    const U16 d16;
+    const auto bits = gather<8>(d16, rows, at);
+    low = hn::BitCast(d, hn::InterleaveLower(d16, hn::Zero(d16), bits));
+    high = hn::BitCast(d, hn::InterleaveUpper(d16, hn::Zero(d16), bits));
+  }
+}
+
+// The other way, from the values with even and with odd indices: registers of 16 bytes of every
+// token, one or, for f32, two.
+template <DType kType>
+HWY_INLINE void to_blocks(VF even, VF odd, V16* blocks) {
+  const F32 d;
+  const U32 d32;
+  if constexpr (kType == DType::f32) {
+    blocks[0] = hn::BitCast(I16(), hn::InterleaveLower(d, even, odd));
+    blocks[1] = hn::BitCast(I16(), hn::InterleaveUpper(d, even, odd));
+  } else if constexpr (kType == DType::f16) {
+    const hn::Rebind<hwy::float16_t, F32> d16;
+    const hn::Rebind<uint16_t, F32> du16;
+    const auto round = [&](VF x) HWY_ATTR {
+      const VF bounded = hn::Min(hn::Max(x, hn::Set(d, -kHalfMax)), hn::Set(d, kHalfMax));
+      return hn::PromoteTo(d32, hn::BitCast(du16, hn::DemoteTo(d16, bounded)));
+    };
+    blocks[0] = hn::BitCast(I16(), hn::Or(round(even), hn::ShiftLeft<16>(round(odd))));
+  } else {
+    const auto round = [&](VF x) HWY_ATTR {  // as bf16_rounded_away()
+      return hn::Add(hn::BitCast(d32, x), hn::Set(d32, 0x8000u));
+    };
+    const auto even_bits = hn::BitCast(I16(), hn::ShiftRight<16>(round(even)));
+    blocks[0] = hn::OddEven(hn::BitCast(I16(), round(odd)), even_bits);
+  }
+}
+
+// Registers with a block of every token become registers of one token each.
+HWY_INLINE void transpose_blocks(V16* HWY_RESTRICT x) {
+  const I16 d;
+  if constexpr (kTokens == 2) {
+    const V16 first = hn::ConcatLowerLower(d, x[1], x[0]);
+    x[1] = hn::ConcatUpperUpper(d, x[1], x[0]);
+    x[0] = first;
+  }
+  if constexpr (kTokens == 4) {
+    const V16 even01 = hn::ConcatLowerLower(d, x[2], x[0]);
+    const V16 odd01 = hn::ConcatLowerLower(d, x[3], x[1]);
+    const V16 even23 = hn::ConcatUpperUpper(d, x[2], x[0]);
+    const V16 odd23 = hn::ConcatUpperUpper(d, x[3], x[1]);
+    x[0] = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(odd01), even01);
+    x[1] = hn::OddEvenBlocks(odd01, hn::SwapAdjacentBlocks(even01));
+    x[2] = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(odd23), even23);
+    x[3] = hn::OddEvenBlocks(odd23, hn::SwapAdjacentBlocks(even23));
+  }
+}
+
+// `offset_bytes` of a row on.
+template <int kBlocks>
+HWY_INLINE void store_blocks(V16* HWY_RESTRICT blocks, const Rows& to, size_t offset_bytes) {
+  constexpr int kWhole = kBlocks / kTokens * kTokens;
+  for (int i = 0; i < kWhole; i += kTokens) {
+    transpose_blocks(blocks + i);
+    for (int t = 0; t < kTokens; ++t) {
+      auto* at = reinterpret_cast<int16_t*>(to.at[t] + offset_bytes + 16 * i);
+      hn::StoreU(blocks[i + t], I16(), at);
+    }
+  }
+  for (int i = kWhole; i < kBlocks; ++i) scatter<8>(I16(), blocks[i], to.at, offset_bytes + 16 * i);
+}
+
+HWY_INLINE void prefetch(const std::byte* at, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += kLineBytes) hwy::Prefetch(at + i);
+}
+
+// A group's share of its run's share of what comes next.
+template <class Run>
+HWY_INLINE void prefetch_ahead(const Run& run, uint32_t token) {
+  const size_t bytes = run.ahead_bytes / run.token_count;
+  prefetch(run.ahead + token * bytes, kTokens * bytes);
+}
+
+// Sum of the lanes of each block, in each of its lanes.
+template <class D>
+HWY_INLINE hn::VFromD<D> sum_of_block(D, hn::VFromD<D> v) {
+  v = hn::Add(v, hn::Shuffle1032(v));
+  return hn::Add(v, hn::Shuffle2301(v));
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace hadal
+HWY_AFTER_NAMESPACE();
+
+#endif  // HADAL_KERNELS_SIMD_BLOCKS_INL_H_

@@ -1,0 +1,111 @@
+// The rotation of integers of 16 or 32 bits, one token to a 128-bit block of a register.
+//
+// Compiled once for every instruction set, by codec_simd.cc alone.
+
+#if defined(HADAL_KERNELS_SIMD_ROTATION_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef HADAL_KERNELS_SIMD_ROTATION_INL_H_
+#undef HADAL_KERNELS_SIMD_ROTATION_INL_H_
+#else
+#define HADAL_KERNELS_SIMD_ROTATION_INL_H_
+#endif
+
+#include "kernels/simd_blocks-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace hadal {
+namespace HWY_NAMESPACE {
+
+// Butterflies between registers, for strides of kStride registers and more.
+template <int kStride, int kRun, int kCount, class V>
+HWY_INLINE void butterflies_across(V* HWY_RESTRICT x) {
+  if constexpr (kStride < kRun) {
+    for (int base = 0; base < kCount; base += 2 * kStride) {
+      for (int i = base; i < base + kStride; ++i) {
+        const V a = x[i], b = x[i + kStride];
+        x[i] = hn::Add(a, b);
+        x[i + kStride] = hn::Sub(a, b);
+      }
+    }
+    butterflies_across<2 * kStride, kRun, kCount>(x);
+  }
+}
+
+// Butterflies of one pair of registers within blocks, for strides below kInner. An interleave
+// brings the halves of both blocks side by side and moves every index bit up by one; after one more
+// than there are bits, all are where they were.
+template <int kLanes, int kInner, class D, class V>
+HWY_INLINE void butterflies_in_blocks(D d, V& a, V& b) {
+  for (int stride = kLanes / 2; stride >= 1; stride /= 2) {
+    const V low = hn::InterleaveLower(d, a, b), high = hn::InterleaveUpper(d, a, b);
+    a = stride < kInner ? hn::Add(low, high) : low;
+    b = stride < kInner ? hn::Sub(low, high) : high;
+  }
+  const V low = hn::InterleaveLower(d, a, b), high = hn::InterleaveUpper(d, a, b);
+  a = low;
+  b = high;
+}
+
+// The core matrix where a row of it takes whole registers.
+template <int kCore, int kRow, class D, class V>
+HWY_INLINE void core_of_registers(D d, const int8_t* matrix, V* HWY_RESTRICT x) {
+  V rows[kCore * kRow];
+  for (int i = 0; i < kCore * kRow; ++i) rows[i] = x[i];
+  for (int i = 0; i < kCore; ++i) {
+    for (int k = 0; k < kRow; ++k) {
+      V sum = hn::Zero(d);
+      for (int j = 0; j < kCore; ++j) {
+        const V row = rows[j * kRow + k];
+        sum = matrix[i * kCore + j] > 0 ? hn::Add(sum, row) : hn::Sub(sum, row);
+      }
+      x[i * kRow + k] = sum;
+    }
+  }
+}
+
+// And where two rows share a block: every row in both halves, with one sign and with two.
+template <int kCore, class D, class V>
+HWY_INLINE void core_of_halves(D d, const int8_t* matrix, V* HWY_RESTRICT x) {
+  const hn::Repartition<uint64_t, D> d64;
+  alignas(16) static constexpr int16_t kSecondNegative[8] = {1, 1, 1, 1, -1, -1, -1, -1};
+  const V signs = hn::LoadDup128(d, kSecondNegative);
+  V same[kCore], opposite[kCore];
+  for (int i = 0; i < kCore; i += 2) {
+    const auto both = hn::BitCast(d64, x[i / 2]);
+    same[i] = hn::BitCast(d, hn::InterleaveLower(d64, both, both));
+    same[i + 1] = hn::BitCast(d, hn::InterleaveUpper(d64, both, both));
+    opposite[i] = hn::Mul(same[i], signs);
+    opposite[i + 1] = hn::Mul(same[i + 1], signs);
+  }
+  for (int i = 0; i < kCore; i += 2) {
+    V sum = hn::Zero(d);
+    for (int j = 0; j < kCore; ++j) {
+      const int8_t first = matrix[i * kCore + j], second = matrix[(i + 1) * kCore + j];
+      const V row = first == second ? same[j] : opposite[j];
+      sum = first > 0 ? hn::Add(sum, row) : hn::Sub(sum, row);
+    }
+    x[i / 2] = sum;
+  }
+}
+
+// C (x) W, or with the transpose of C given.
+template <int kHeadDim, int kInner, class D, class V>
+HWY_INLINE void rotate(D d, const int8_t* core_matrix, V* HWY_RESTRICT x) {
+  constexpr int kLanes = 16 / sizeof(hn::TFromD<D>);
+  constexpr int kCount = kHeadDim / kLanes;
+  constexpr int kCore = kHeadDim / kInner;
+  static_assert(kCount % 2 == 0, "registers go in pairs");
+  butterflies_across<1, kInner / kLanes, kCount>(x);
+  for (int i = 0; i < kCount; i += 2) butterflies_in_blocks<kLanes, kInner>(d, x[i], x[i + 1]);
+  if constexpr (kCore > 1 && kInner >= kLanes) {
+    core_of_registers<kCore, kInner / kLanes>(d, core_matrix, x);
+  } else if constexpr (kCore > 1) {
+    static_assert(2 * kInner == kLanes, "two rows a block");
+    core_of_halves<kCore>(d, core_matrix, x);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace hadal
+HWY_AFTER_NAMESPACE();
+
+#endif  // HADAL_KERNELS_SIMD_ROTATION_INL_H_
