@@ -1,6 +1,7 @@
 #include "kernels/codec.h"
 
 #include <gtest/gtest.h>
+#include <hwy/targets.h>
 
 #include <fstream>
 #include <limits>
@@ -94,6 +95,35 @@ TEST(Codec, BackendsAgree) {
       }
     }
   }
+}
+
+// Not only on the best instruction set of this machine: blocks travel between machines.
+TEST(Codec, EveryInstructionSetMakesTheSameBytesAndValues) {
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    for (uint16_t head_dim : kHeadDims) {
+      for (DType dtype : kDTypes) {
+        for (const char* name : {"k5v4", "k1v3", "k2v7"}) {
+          KvExample source(example_layout(dtype, head_dim, 128, 23));  // no multiple of any width
+          source.fill_normal(head_dim);
+          const CodecSpec spec = *parse_codec(name);
+          const auto reference = make(source.layout, spec, CodecBackend::reference);
+          const auto cpu = make(source.layout, spec, CodecBackend::cpu);
+          const auto block = encode_whole(*reference, request_for(source, 0));
+          EXPECT_EQ(block, encode_whole(*cpu, request_for(source, 0)))
+              << hwy::TargetName(target) << " " << head_dim << " " << int(dtype) << " " << name;
+          KvExample a(source.layout), b(source.layout);
+          ASSERT_TRUE(reference->decode(block, 0, kKey, a.pages()).ok());
+          ASSERT_TRUE(cpu->decode(block, 0, kKey, b.pages()).ok());
+          EXPECT_TRUE(a.keys == b.keys && a.values == b.values)
+              << hwy::TargetName(target) << " " << head_dim << " " << int(dtype) << " " << name;
+        }
+      }
+    }
+  }
+  hwy::SetSupportedTargetsForTest(0);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
 }
 
 TEST(Codec, EveryPresetRoundTripsWithFewerPlanesToo) {
