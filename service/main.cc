@@ -103,6 +103,7 @@ void log_shutdown(const Config& config, const ShutdownReport& report) {
   log_event(level, "stopped",
             {{"drained", report.drained ? "yes" : "no"},
              {"flushed", report.flushed ? "yes" : absl::StrCat("no: ", report.flush_error)},
+             {"left_blocks", absl::StrCat(report.left_blocks)},
              {"written_blocks", absl::StrCat(report.written_blocks)},
              {"written_bytes", absl::StrCat(report.written_bytes)},
              {"persisted_blocks", absl::StrCat(report.persisted_blocks)}});

@@ -166,26 +166,39 @@ class NodeServer final : public Server {
 
   void flush(absl::Time deadline, ShutdownReport& report) {
     const StoreStats before = store_->stats();
-    if (config_.store.nvme.path.empty()) {
+    const bool has_nvme = !config_.store.nvme.path.empty();
+    absl::Status flushed = absl::OkStatus();
+    if (has_nvme) flushed = store_->flush(deadline - absl::Now()).status();
+    const bool time_is_up = absl::Now() >= deadline;
+    const StoreStats after = store_->stats();
+    const UnpersistedBlocks left = store_->unpersisted();
+    report.left_blocks = left.all();
+    report.flushed = has_nvme && flushed.ok() && left.all() == 0;
+    if (!has_nvme) {
       report.flush_error = "there is no NVMe tier: nvme.path is empty";
       return;
     }
-    const auto flushed = store_->flush(deadline - absl::Now());
-    const StoreStats after = store_->stats();
-    // The store answers what it has persisted also where the time was up.
-    report.flushed = flushed.ok() && absl::Now() < deadline;
     if (!flushed.ok()) {
-      report.flush_error = std::string(flushed.status().message());
+      report.flush_error = std::string(flushed.message());
     } else if (!report.flushed) {
-      report.flush_error =
-          absl::StrCat("node.shutdown_timeout (", absl::FormatDuration(config_.shutdown_timeout),
-                       ") was up first; blocks that only DRAM held are lost");
+      report.flush_error = why_left(left, time_is_up);
     }
     report.persisted_blocks = after.persisted_blocks;
     report.written_blocks =
         after.persisted_blocks - std::min(after.persisted_blocks, before.persisted_blocks);
     report.written_bytes =
         nvme_file_bytes(after) - std::min(nvme_file_bytes(after), nvme_file_bytes(before));
+  }
+
+  std::string why_left(const UnpersistedBlocks& left, bool time_is_up) const {
+    std::string why;
+    if (time_is_up) {
+      why = absl::StrCat("node.shutdown_timeout (", absl::FormatDuration(config_.shutdown_timeout),
+                         ") was up first; ");
+    }
+    return absl::StrCat(why, left.all(), " blocks that only DRAM held are lost: ", left.too_large,
+                        " larger than nvme.memtable, ", left.in_use, " in use, ", left.waiting,
+                        " not written or flushed");
   }
 
   static uint64_t nvme_file_bytes(const StoreStats& stats) {

@@ -23,8 +23,9 @@ struct ListenAddresses {
 
 struct ShutdownReport {
   bool drained = false;           // nothing was in flight when draining ended
-  bool flushed = false;           // everything that NVMe takes was persisted in time
+  bool flushed = false;           // every block is persisted
   std::string flush_error;        // why not; empty where flushed
+  uint64_t left_blocks = 0;       // that only DRAM held, lost with the process
   uint64_t written_blocks = 0;    // persisted by this shutdown
   uint64_t written_bytes = 0;     // that NVMe's files grew by
   uint64_t persisted_blocks = 0;  // in all

@@ -90,6 +90,7 @@ class RocksNvmeTier final : public NvmeTier {
   void stop() override { stop_threads(); }
   bool offer(NvmeWrite write) override;
   bool has_room(uint32_t bytes) const override;
+  uint64_t block_max_bytes() const override { return db_->sizes.memtable_bytes; }
   bool load(const NvmeRecord& record, LoadDone done) override;
   void erase(const BlockKey& key, uint64_t ordinal) override;
   absl::Status flush(absl::Duration at_most) override;
@@ -212,7 +213,7 @@ bool RocksNvmeTier::offer(NvmeWrite write) {
     const std::lock_guard lock(mutex_);
     const uint64_t bytes = write.bytes.size();
     const bool full = queue_bytes_ > 0 && queue_bytes_ + bytes > config_.queue_max_bytes;
-    if (full || stopping_ || suspended_ || bytes > db_->sizes.memtable_bytes) {
+    if (full || stopping_ || suspended_ || bytes > block_max_bytes()) {
       drop_one();
       return false;
     }

@@ -94,6 +94,9 @@ class NvmeTier {
   // True where a write of this many bytes would be queued now.
   virtual bool has_room(uint32_t bytes) const = 0;
 
+  // Larger blocks are refused: a memtable must hold one.
+  virtual uint64_t block_max_bytes() const = 0;
+
   // Queues a read; `done` comes on a reader thread. False where the queue is full; `done` is then
   // not called.
   virtual bool load(const NvmeRecord& record, LoadDone done) = 0;

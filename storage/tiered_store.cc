@@ -145,6 +145,7 @@ class TieredStoreImpl final : public TieredStore, private NvmeListener {
   absl::Status drop_planes(const BlockKey& key, const Precision& least) override;
   std::vector<BlockListing> list(size_t at_most) const override;
   absl::StatusOr<uint64_t> flush(absl::Duration at_most) override;
+  UnpersistedBlocks unpersisted() const override;
   StoreStats stats() const override;
 
  private:
@@ -591,7 +592,8 @@ absl::StatusOr<uint64_t> TieredStoreImpl::flush(absl::Duration at_most) {
   const absl::Time deadline = absl::Now() + at_most;
   std::vector<std::pair<BlockKey, uint64_t>> missing;
   index_->visit_all([&](const BlockIndex::View& view) {
-    if (view.dram != nullptr && !view.on_nvme && !view.dram->in_use()) {
+    if (view.dram != nullptr && !view.on_nvme && !view.dram->in_use() &&
+        view.dram->size_bytes() <= nvme_->block_max_bytes()) {
       missing.emplace_back(view.key, view.generation);
     }
     return true;
@@ -603,11 +605,27 @@ absl::StatusOr<uint64_t> TieredStoreImpl::flush(absl::Duration at_most) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     if (absl::Now() >= deadline) break;
-    if (!offer_to_nvme(std::move(demotion))) break;
+    offer_to_nvme(std::move(demotion));  // a refused block says nothing about the next one
   }
   const absl::Status status = nvme_->flush(deadline - absl::Now());
   if (!status.ok() && !absl::IsDeadlineExceeded(status)) return status;
   return index_->counts().persisted_blocks;
+}
+
+UnpersistedBlocks TieredStoreImpl::unpersisted() const {
+  UnpersistedBlocks blocks;
+  index_->visit_all([&](const BlockIndex::View& view) {
+    if (view.dram == nullptr || view.persisted) return true;
+    if (nvme_ != nullptr && view.dram->size_bytes() > nvme_->block_max_bytes()) {
+      ++blocks.too_large;
+    } else if (!view.on_nvme && view.dram->in_use()) {
+      ++blocks.in_use;
+    } else {
+      ++blocks.waiting;
+    }
+    return true;
+  });
+  return blocks;
 }
 
 bool TieredStoreImpl::on_wanted(const NvmeRecord& record) {

@@ -70,6 +70,15 @@ struct StoreStats {
   absl::Duration oldest_unpersisted_age;  // 0 where all is persisted
 };
 
+// Blocks in DRAM that would be lost with the process, each counted once.
+struct UnpersistedBlocks {
+  uint64_t too_large = 0;  // for the NVMe tier, whose memtable must hold a block
+  uint64_t in_use = 0;     // held by a reader, or queued for NVMe
+  uint64_t waiting = 0;    // written and not yet flushed, or not yet written
+
+  uint64_t all() const { return too_large + in_use + waiting; }
+};
+
 // One block for people: hadalctl blocks.
 struct BlockListing {
   BlockKey key;
@@ -109,8 +118,12 @@ class TieredStore {
   virtual std::vector<BlockListing> list(size_t at_most) const = 0;
 
   // Writes what DRAM holds and NVMe does not, and flushes, until done or the time is up. Answers
-  // the blocks that are persisted afterwards.
+  // the blocks that are persisted afterwards. A block that NVMe refuses, or that is held, keeps no
+  // other from being written: unpersisted() tells what was left.
   virtual absl::StatusOr<uint64_t> flush(absl::Duration at_most) = 0;
+
+  // Looks at every block: for the end of a flush, not for each scrape.
+  virtual UnpersistedBlocks unpersisted() const = 0;
 
   virtual StoreStats stats() const = 0;
 };

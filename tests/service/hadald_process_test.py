@@ -150,6 +150,20 @@ class ShutdownTest(processes.ProcessTest):
         node.start()
         self.assertGreaterEqual(node.metrics()["hadal_recovered_blocks"], persisted)
 
+    def test_counts_a_block_that_nvme_does_not_take_and_writes_the_others(self):
+        node = self.nvme_node(log__format='"json"', nvme__flush_interval='"1h"', nvme__queue_max='"1MiB"').start()
+        node.ctl_json("put", self.file("large", b"x" * (9 << 20)))  # the memtable is 8 MiB
+        files = self.stored(node, 10, 1 << 20)
+        self.assertEqual(node.stop(), 0)
+        stopped = self.stopped_event(node)
+        self.assertEqual((stopped["level"], stopped["left_blocks"]), ("warn", "1"))
+        self.assertRegex(stopped["flushed"], r"^no: 1 blocks that only DRAM held are lost: 1 larger than nvme.memtable")
+        self.assertEqual(stopped["persisted_blocks"], "10")
+        node.start()
+        for file in files:
+            node.ctl_json("get", file.name, "--out", self.directory / "out")
+            self.assertEqual((self.directory / "out").read_bytes(), file.read_bytes())
+
     def test_without_nvme_says_that_nothing_was_written(self):
         node = self.node(log__format='"json"').start()
         self.stored(node, 1, 1000)

@@ -178,6 +178,45 @@ TEST_F(NvmeStoreTest, FlushWritesWhatTheQueueHadNoRoomFor) {
   EXPECT_EQ(open()->stats().recovered_blocks, 60);
 }
 
+// More than the least memtable holds.
+TestBlock make_large_block(uint64_t number) {
+  KvLayout layout = test_layout();
+  layout.layer_count = 256;
+  const BlockPlan plan = *BlockPlan::make(layout, *parse_codec("k5v4"), {16, 0, 0});
+  TestBlock block;
+  block.bytes.resize(plan.total_bytes());
+  plan.write_header({test_key(number), UINT64_MAX}, 0, absl::MakeSpan(block.bytes));
+  seal_block(absl::MakeSpan(block.bytes));
+  const EncodedBlock whole = *EncodedBlock::parse(block.bytes, 0);
+  block.offer.key = test_key(number);
+  block.offer.bytes = static_cast<uint32_t>(block.bytes.size());
+  block.offer.precision = whole.precision();
+  block.offer.layout_hash = whole.header().layout_hash;
+  return block;
+}
+
+TEST_F(NvmeStoreTest, ABlockLargerThanAMemtableKeepsNoOtherFromBeingFlushed) {
+  config_.nvme.memtable_bytes = kMiB / 2;
+  config_.nvme.queue_max_bytes = 1;  // so that most blocks are left to the flush
+  const TestBlock large = make_large_block(1000);
+  ASSERT_GT(large.bytes.size(), config_.nvme.memtable_bytes);
+  {
+    const std::unique_ptr<TieredStore> store = open();
+    ASSERT_TRUE(put(*store, large).ok());
+    for (uint64_t i = 0; i < 60; ++i) ASSERT_TRUE(put(*store, make_block(i)).ok());
+    EXPECT_EQ(store->unpersisted().too_large, 1);
+    const absl::StatusOr<uint64_t> persisted = store->flush(absl::Seconds(20));
+    ASSERT_TRUE(persisted.ok()) << persisted.status();
+    EXPECT_EQ(*persisted, 60);
+    EXPECT_EQ(store->unpersisted().too_large, 1);
+    EXPECT_EQ(store->unpersisted().all(), 1);
+  }
+  const std::unique_ptr<TieredStore> store = open();
+  EXPECT_EQ(store->stats().recovered_blocks, 60);
+  for (uint64_t i = 0; i < 60; ++i) expect_whole(*store, i);
+  EXPECT_EQ(store->unpersisted().all(), 0);
+}
+
 TEST_F(NvmeStoreTest, ReplacedAndEvictedBlocksStayGoneAfterARestart) {
   {
     const std::unique_ptr<TieredStore> store = open();
