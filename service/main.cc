@@ -136,6 +136,12 @@ int serve(const Config& config) {
              {"admin", listening.admin},
              {"metrics", listening.metrics},
              {"recovered_blocks", absl::StrCat((*server)->stats().recovered_blocks)}});
+  if ((*server)->stats().recovery_lost != 0) {
+    log_event(LogLevel::warn, "NVMe directory was damaged",
+              {{"path", config.store.nvme.path},
+               {"recovered_blocks", absl::StrCat((*server)->stats().recovered_blocks)},
+               {"reason", "blocks may be gone, and none is served wrong; test the disk"}});
+  }
   std::printf("hadald ready data=%s admin=%s metrics=%s\n", listening.data.c_str(),
               listening.admin.c_str(), listening.metrics.c_str());
   std::fflush(stdout);

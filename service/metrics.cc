@@ -80,7 +80,7 @@ constexpr Row<StoreStats> kStoreRows[] = {
      &StoreStats::persisted_blocks},
     {"hadal_recovered_blocks", "Blocks that NVMe held at start", kGauge,
      &StoreStats::recovered_blocks},
-    {"hadal_recovery_lost", "1 where the NVMe directory was corrupt and started empty", kGauge,
+    {"hadal_recovery_lost", "1 where the NVMe directory was damaged at start", kGauge,
      &StoreStats::recovery_lost},
 };
 

@@ -85,7 +85,7 @@ class RocksNvmeTier final : public NvmeTier {
       : config_(config), clock_(clock), signals_(std::move(signals)), db_(std::move(db)) {}
   ~RocksNvmeTier() override { stop_threads(); }
 
-  void recover(Recovery& recovery);
+  absl::Status recover(Recovery& recovery);
   void start(NvmeListener& listener) override;
   void stop() override { stop_threads(); }
   bool offer(NvmeWrite write) override;
@@ -161,12 +161,18 @@ uint64_t live_file_bytes(NvmeDb& db) {
   return sum;
 }
 
-void RocksNvmeTier::recover(Recovery& recovery) {
-  next_ordinal_ = recover_records(*db_, recovery.records);
+absl::Status RocksNvmeTier::recover(Recovery& recovery) {
+  const absl::StatusOr<uint64_t> next = recover_records(*db_, recovery.records, recovery.lost);
+  if (!next.ok()) {
+    return absl::Status(next.status().code(),
+                        absl::StrCat("nvme.path ", config_.path, ": ", next.status().message()));
+  }
+  next_ordinal_ = *next;
   written_ordinal_ = persisted_ordinal_ = next_ordinal_ - 1;
   for (const NvmeRecord& record : recovery.records)
     on_disk_.push_back({record.key, record.ordinal});
   file_bytes_ = live_file_bytes(*db_);
+  return absl::OkStatus();
 }
 
 void RocksNvmeTier::start(NvmeListener& listener) {
@@ -540,7 +546,8 @@ absl::StatusOr<std::unique_ptr<NvmeTier>> NvmeTier::open(const NvmeConfig& confi
   absl::StatusOr<std::unique_ptr<NvmeDb>> db = open_nvme_db(config, signals, recovery.lost);
   if (!db.ok()) return db.status();
   auto tier = std::make_unique<RocksNvmeTier>(config, clock, *std::move(db), std::move(signals));
-  tier->recover(recovery);
+  absl::Status recovered = tier->recover(recovery);
+  if (!recovered.ok()) return recovered;
   return tier;
 }
 

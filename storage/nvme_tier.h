@@ -71,7 +71,7 @@ class NvmeTier {
  public:
   struct Recovery {
     std::vector<NvmeRecord> records;  // oldest first
-    bool lost = false;                // the directory was damaged and was started empty
+    bool lost = false;                // the directory was damaged: blocks may be missing
   };
   // Bytes on success; NotFound: the block is gone; DataLoss: damaged.
   using LoadDone = std::function<void(absl::StatusOr<absl::Span<const std::byte>>)>;

@@ -43,14 +43,15 @@ struct NvmeDb {
   rocksdb::ColumnFamilyHandle* meta = nullptr;
 };
 
-// `lost` becomes true where a damaged directory of ours was started empty. Errors as
+// `lost` becomes true where a damaged directory of ours was repaired or started empty. Errors as
 // TieredStore::open.
 absl::StatusOr<std::unique_ptr<NvmeDb>> open_nvme_db(
     const NvmeConfig& config, const std::shared_ptr<rocksdb::EventListener>& listener, bool& lost);
 
 // Every metadata row whose ordinal a live data file covers, oldest first; reads no values. Rows of
-// others are deleted. Answers the ordinal after the last that was ever used.
-uint64_t recover_records(NvmeDb& db, std::vector<NvmeRecord>& records);
+// others are deleted. `lost` becomes true where rows were damaged. Answers the ordinal after the
+// last that was ever used; Unavailable where damaged metadata cannot be replaced.
+absl::StatusOr<uint64_t> recover_records(NvmeDb& db, std::vector<NvmeRecord>& records, bool& lost);
 
 // The smallest ordinal that a live data file covers, UINT64_MAX where there is no such file.
 uint64_t oldest_live_ordinal(rocksdb::DB& db);

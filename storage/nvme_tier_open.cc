@@ -181,12 +181,14 @@ rocksdb::ColumnFamilyOptions meta_options() {
   options.level0_stop_writes_trigger = INT_MAX;
   options.soft_pending_compaction_bytes_limit = 0;
   options.hard_pending_compaction_bytes_limit = 0;
+  // Until recover_records has read it: a compaction that meets damage ends all writing.
+  options.disable_auto_compactions = true;
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table_options(false)));
   return options;
 }
 
-// RocksDB's own log lies on the same disk, and Debian's build asserts that no append follows a failed
-// one: a full disk would end the process. What matters comes back as a status.
+// RocksDB's own log lies on the same disk, and Debian's build asserts that no append follows a
+// failed one: a full disk would end the process. What matters comes back as a status.
 class SilentLogger final : public rocksdb::Logger {
  public:
   using rocksdb::Logger::Logv;
@@ -248,6 +250,30 @@ absl::Status open_error(const std::string& path, const rocksdb::Status& status) 
   return absl::UnavailableError(absl::StrCat("nvme.path ", path, " cannot be opened: ", text));
 }
 
+// What cannot be read would stop every later compaction: the rows that were read go into a new
+// family. Blocks of the other rows are out of reach, and leave with their files.
+rocksdb::Status renew_meta(NvmeDb& db, const std::vector<NvmeRecord>& records) {
+  constexpr size_t kRowsPerBatch = 4096;
+  rocksdb::Status status = db.db->DropColumnFamily(db.meta);
+  rocksdb::ColumnFamilyHandle* fresh = nullptr;
+  if (status.ok()) status = db.db->CreateColumnFamily(meta_options(), "meta", &fresh);
+  if (!status.ok()) return status;
+  db.db->DestroyColumnFamilyHandle(db.meta);
+  db.meta = fresh;
+  rocksdb::WriteOptions options;
+  options.disableWAL = true;
+  for (size_t begin = 0; begin < records.size(); begin += kRowsPerBatch) {
+    rocksdb::WriteBatch batch;
+    const size_t end = std::min(records.size(), begin + kRowsPerBatch);
+    for (size_t i = begin; i < end; ++i) {
+      batch.Put(db.meta, meta_key(records[i].key), meta_row(records[i]));
+    }
+    status = db.db->Write(options, &batch);
+    if (!status.ok()) return status;
+  }
+  return db.db->Flush(rocksdb::FlushOptions(), {db.unused, db.data, db.meta});
+}
+
 }  // namespace
 
 NvmeDb::~NvmeDb() {
@@ -287,11 +313,11 @@ absl::StatusOr<std::unique_ptr<NvmeDb>> open_nvme_db(
   const rocksdb::DBOptions options = db_options(config.path, listener);
   rocksdb::Status status = open_once(options, config.path, *out);
   if (status.IsCorruption()) {
+    lost = true;
     salvage(options, config.path, out->sizes);
     status = open_once(options, config.path, *out);
   }
   if (status.IsCorruption()) {
-    lost = true;
     rocksdb::DestroyDB(config.path, rocksdb::Options(options, data_options(out->sizes)));
     std::error_code ignored;
     std::filesystem::create_directory(config.path, ignored);
@@ -303,7 +329,7 @@ absl::StatusOr<std::unique_ptr<NvmeDb>> open_nvme_db(
   return out;
 }
 
-uint64_t recover_records(NvmeDb& db, std::vector<NvmeRecord>& records) {
+absl::StatusOr<uint64_t> recover_records(NvmeDb& db, std::vector<NvmeRecord>& records, bool& lost) {
   std::vector<rocksdb::LiveFileMetaData> files;
   db.db->GetLiveFilesMetaData(&files);
   std::vector<std::pair<uint64_t, uint64_t>> ranges;  // first, last ordinal
@@ -320,11 +346,11 @@ uint64_t recover_records(NvmeDb& db, std::vector<NvmeRecord>& records) {
     return after != ranges.begin() && ordinal <= std::prev(after)->second;
   };
   rocksdb::WriteBatch gone;
-  const std::unique_ptr<rocksdb::Iterator> rows(
-      db.db->NewIterator(rocksdb::ReadOptions(), db.meta));
+  std::unique_ptr<rocksdb::Iterator> rows(db.db->NewIterator(rocksdb::ReadOptions(), db.meta));
   for (rows->SeekToFirst(); rows->Valid(); rows->Next()) {
     NvmeRecord record;
     const bool whole = parse_row(rows->key(), rows->value(), record);
+    if (!whole) lost = true;
     if (whole) next_ordinal = std::max(next_ordinal, record.ordinal + 1);
     if (whole && is_live(record.ordinal)) {
       records.push_back(record);
@@ -332,9 +358,21 @@ uint64_t recover_records(NvmeDb& db, std::vector<NvmeRecord>& records) {
       gone.Delete(db.meta, rows->key());
     }
   }
-  rocksdb::WriteOptions options;
-  options.disableWAL = true;
-  if (gone.Count() > 0) db.db->Write(options, &gone);
+  const bool damaged = !rows->status().ok();
+  rows.reset();
+  if (damaged) {
+    lost = true;
+    const rocksdb::Status status = renew_meta(db, records);
+    if (!status.ok()) {
+      return absl::UnavailableError(
+          absl::StrCat("the damaged metadata cannot be replaced: ", status.ToString()));
+    }
+  } else if (gone.Count() > 0) {
+    rocksdb::WriteOptions options;
+    options.disableWAL = true;
+    db.db->Write(options, &gone).PermitUncheckedError();
+  }
+  db.db->EnableAutoCompaction({db.meta}).PermitUncheckedError();
   std::sort(records.begin(), records.end(),
             [](const NvmeRecord& a, const NvmeRecord& b) { return a.ordinal < b.ordinal; });
   return next_ordinal;

@@ -66,7 +66,7 @@ struct StoreStats {
   uint64_t nvme_db_reads = 0;     // reads that reached RocksDB: a miss adds none
   uint64_t persisted_blocks = 0;  // survive kill -9
   uint64_t recovered_blocks = 0;  // found at start
-  uint64_t recovery_lost = 0;     // 1 where the directory was corrupt and had to start empty
+  uint64_t recovery_lost = 0;     // 1 where the directory was damaged at start: blocks may be gone
   absl::Duration oldest_unpersisted_age;  // 0 where all is persisted
 };
 

@@ -72,6 +72,21 @@ class RunningTest(processes.ProcessTest):
         self.assertEqual(node.stop(), 0)
         self.assertIn("its disk is full or failing", node.log_lines()[-1])
 
+    def test_says_that_the_nvme_directory_was_damaged(self):
+        node = self.nvme_node(log__format='"json"').start()
+        node.ctl_json("put", *[self.file(f"file-{i}", bytes([i]) * 200_000) for i in range(4)])
+        self.assertEqual(node.stop(), 0)
+        for table in (self.directory / "nvme").glob("*.sst"):
+            if table.stat().st_size < 64 << 10:  # metadata
+                content = table.read_bytes()
+                table.write_bytes(content[:10] + bytes([content[10] ^ 1]) + content[11:])
+        node.start()
+        self.assertEqual(node.metrics()["hadal_recovery_lost"], 1)
+        event = json.loads([line for line in node.log_lines() if "NVMe directory was damaged" in line][-1])
+        self.assertEqual((event["level"], event["path"], event["recovered_blocks"]),
+                         ("warn", str(self.directory / "nvme"), "0"))
+        self.assertEqual(node.stop(), 0)
+
     def test_goes_on_and_ends_well_with_a_full_disk(self):
         disk = small_disk(self)
         node = self.node(nvme__path=f'"{disk / "nvme"}"', nvme__capacity='"16MiB"', nvme__memtable='"1MiB"',
