@@ -17,6 +17,10 @@ namespace {
 constexpr size_t kBlocksInFlightMax = 16;   // sends of blocks
 constexpr size_t kBlocksHeldMax = 64;       // being read, waiting to be sent or being sent
 constexpr size_t kReadsWaitingMax = 65536;  // all batches together
+// Slots that a client was given and has not filled: without a bound it could keep the whole slab
+// for kPutTimeout. The client library offers what its staging memory holds, 128 MiB by default.
+constexpr size_t kPutSlotsMax = 4096;                   // as many as a batch has keys
+constexpr uint64_t kPutBytesMax = uint64_t{256} << 20;  // reached with one block of any size
 constexpr absl::Duration kPutTimeout = absl::Seconds(30);
 // Clients ping each second. Nothing heard and nothing sent for this long: it is frozen or gone.
 constexpr absl::Duration kSilentMax = absl::Seconds(30);
@@ -47,6 +51,8 @@ struct PeerConnection {
   bool refused = false;               // it hears why, then it is closed
   absl::Time alive;                   // last sign of it
   std::map<uint64_t, PutBatch> puts;  // by operation
+  size_t put_slots = 0;               // open, of all batches
+  uint64_t put_bytes = 0;             // of these slots
   std::deque<PendingRead> waiting_reads;
   size_t reads_in_flight = 0;
   std::deque<OutgoingMessage> waiting_blocks;
@@ -97,6 +103,8 @@ class ServerCore final : public ConnectionEvents, public std::enable_shared_from
                    absl::Span<const std::byte> payload);
   absl::Status report_bad(ConnectionId connection, const MessageHeader& header,
                           absl::Span<const std::byte> payload);
+  absl::StatusOr<PutSlot> reserve(PeerConnection& peer, const PutOffer& offer);
+  void expire_put(ConnectionId connection, uint64_t operation);
   void finish_put(ConnectionId connection, const MessageHeader& header,
                   const absl::Status& arrived);
   void pump_reads(ConnectionId connection);
@@ -268,6 +276,35 @@ absl::Status ServerCore::lookup(ConnectionId connection, const MessageHeader& he
   return absl::OkStatus();
 }
 
+absl::StatusOr<PutSlot> ServerCore::reserve(PeerConnection& peer, const PutOffer& offer) {
+  if (refuse_puts_) return absl::UnavailableError("the node is shutting down");
+  if (peer.put_slots >= kPutSlotsMax || peer.put_bytes >= kPutBytesMax) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("this connection has ", peer.put_slots, " blocks of ", peer.put_bytes,
+                     " bytes offered and not sent; at most ", kPutSlotsMax, " blocks or ",
+                     kPutBytesMax, " bytes may be: send them, or offer fewer at once"));
+  }
+  absl::StatusOr<PutSlot> slot = handler_.reserve(offer);
+  if (!slot.ok()) return slot;
+  ++peer.put_slots;
+  peer.put_bytes += offer.bytes;
+  return slot;
+}
+
+// Gives the slots back that no payload came for.
+void ServerCore::expire_put(ConnectionId connection, uint64_t operation) {
+  const auto peer = peers_.find(connection);
+  if (peer == peers_.end()) return;
+  const auto batch = peer->second.puts.find(operation);
+  if (batch == peer->second.puts.end()) return;
+  for (const PutKey& key : batch->second.keys) {
+    if (!key.slot.has_value()) continue;
+    --peer->second.put_slots;
+    peer->second.put_bytes -= key.bytes;
+  }
+  peer->second.puts.erase(batch);
+}
+
 absl::Status ServerCore::put_offer(ConnectionId connection, const MessageHeader& header,
                                    absl::Span<const std::byte> payload) {
   absl::StatusOr<std::vector<PutOffer>> offers = read_offers(payload, header.count);
@@ -278,8 +315,7 @@ absl::Status ServerCore::put_offer(ConnectionId connection, const MessageHeader&
   PutBatch batch;
   std::vector<absl::Status> verdicts;
   for (const PutOffer& offer : *offers) {
-    absl::StatusOr<PutSlot> slot = absl::UnavailableError("the node is shutting down");
-    if (!refuse_puts_) slot = handler_.reserve(offer);
+    absl::StatusOr<PutSlot> slot = reserve(peer, offer);
     verdicts.push_back(slot.status());
     batch.open += slot.ok();
     batch.keys.push_back({offer.bytes, std::nullopt});
@@ -288,10 +324,7 @@ absl::Status ServerCore::put_offer(ConnectionId connection, const MessageHeader&
   const uint64_t operation = header.operation;
   if (batch.open > 0) {
     batch.timer = messages_.after(kPutTimeout, [weak = weak_from_this(), connection, operation] {
-      auto core = weak.lock();
-      if (!core) return;
-      const auto found = core->peers_.find(connection);
-      if (found != core->peers_.end()) found->second.puts.erase(operation);  // gives the slots back
+      if (auto core = weak.lock()) core->expire_put(connection, operation);
     });
     peer.puts.emplace(operation, std::move(batch));
   }
@@ -339,6 +372,8 @@ void ServerCore::finish_put(ConnectionId connection, const MessageHeader& header
   if (!slot.has_value()) return;
   const absl::Status status = arrived.ok() ? handler_.commit(slot->ticket) : arrived;
   slot.reset();
+  --peer->second.put_slots;
+  peer->second.put_bytes -= batch->second.keys[header.index].bytes;
   if (--batch->second.open == 0) {
     messages_.cancel_timer(batch->second.timer);
     peer->second.puts.erase(batch);

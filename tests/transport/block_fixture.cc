@@ -98,6 +98,7 @@ LookupAnswer MemoryHandler::lookup(absl::Span<const BlockKey> keys, const Lookup
 absl::StatusOr<PutSlot> MemoryHandler::reserve(const PutOffer& offer) {
   absl::MutexLock lock(&mutex_);
   if (blocks_.count(map_key(offer.key)) != 0) return absl::AlreadyExistsError("stored");
+  if (boundless) used_ = 0;
   if (offer.bytes > slab_.size() - used_) return absl::ResourceExhaustedError("the slab is full");
   PutSlot slot;
   slot.bytes = slab_.subspan(used_, offer.bytes);

@@ -40,6 +40,8 @@ class MemoryHandler final : public BlockHandler {
   void read(const ReadRequest& request, ReadReply reply) override;
   bool report_bad(const BlockKey& key, uint64_t generation) override;
 
+  // While boundless, every slot is the beginning of the slab: for offers whose payload never comes.
+  std::atomic<bool> boundless{false};
   // While silent, reads are kept without an answer; answer_kept() answers them, from this thread.
   std::atomic<bool> silent{false};
   void answer_kept();

@@ -215,6 +215,78 @@ TEST_P(HostilePeer, RandomMessagesLeaveTheServerWhole) {
   EXPECT_TRUE(eventually([&] { return node->server->peer_count() == 1; }));
 }
 
+// A client that offers blocks and sends none.
+struct Hoarder {
+  explicit Hoarder(Carrier carrier) : attack(carrier) {
+    attack.node->handler->boundless = true;
+    attack.greet();
+  }
+
+  // The verdicts' codes.
+  std::vector<absl::StatusCode> offer(uint64_t operation, uint32_t count, uint32_t bytes) {
+    std::vector<PutOffer> offers(count);
+    for (PutOffer& offer : offers) {
+      offer.key = test_key(++keys);
+      offer.bytes = bytes;
+    }
+    MessageHeader header = header_of(MessageType::put_offer);
+    header.operation = operation;
+    header.count = count;
+    attack.raw.say(header, write_offers(offers));
+    std::vector<absl::StatusCode> codes;
+    eventually([&] {
+      for (const RawEnd::Received& message : attack.raw.received()) {
+        if (message.header.type != MessageType::put_verdict) continue;
+        if (message.header.operation != operation) continue;
+        const auto verdicts = read_statuses(message.payload, count);
+        if (!verdicts.ok()) return false;
+        for (const absl::Status& verdict : *verdicts) codes.push_back(verdict.code());
+        return true;
+      }
+      return false;
+    });
+    return codes;
+  }
+
+  UnderAttack attack;
+  uint32_t keys = 0;
+};
+
+TEST_P(HostilePeer, OffersThatAreNeverSentReserveABoundedNumberOfSlots) {
+  Hoarder hoarder(GetParam());
+  EXPECT_THAT(hoarder.offer(1, 4000, 100), testing::Each(absl::StatusCode::kOk));
+  std::vector<absl::StatusCode> verdicts = hoarder.offer(2, 200, 100);
+  ASSERT_EQ(verdicts.size(), 200u);
+  for (size_t i = 0; i < verdicts.size(); ++i) {
+    EXPECT_EQ(verdicts[i], i < 96 ? absl::StatusCode::kOk : absl::StatusCode::kResourceExhausted)
+        << i;
+  }
+  EXPECT_EQ(hoarder.attack.node->handler->slots_out.use_count(), 1 + 4096);
+  // A block that comes makes room for one more, whatever becomes of it.
+  MessageHeader header = header_of(MessageType::put_block);
+  header.operation = 1;
+  hoarder.attack.raw.say(header, MessageBytes(99));
+  hoarder.attack.raw.wait_for(MessageType::put_result);
+  verdicts = hoarder.offer(3, 2, 100);
+  EXPECT_THAT(verdicts,
+              testing::ElementsAre(absl::StatusCode::kOk, absl::StatusCode::kResourceExhausted));
+}
+
+TEST_P(HostilePeer, OffersThatAreNeverSentReserveABoundedNumberOfBytes) {
+  Hoarder hoarder(GetParam());
+  constexpr uint32_t kBytes = 60u << 20;  // the fifth passes 256 MiB, as one may
+  const auto verdicts = hoarder.offer(1, 7, kBytes);
+  ASSERT_EQ(verdicts.size(), 7u);
+  for (size_t i = 0; i < verdicts.size(); ++i) {
+    EXPECT_EQ(verdicts[i], i < 5 ? absl::StatusCode::kOk : absl::StatusCode::kResourceExhausted)
+        << i;
+  }
+  EXPECT_EQ(hoarder.attack.node->handler->slots_out.use_count(), 1 + 5);
+  // Others are not refused for it.
+  TestCaller caller(GetParam(), hoarder.attack.node->address());
+  EXPECT_TRUE(caller.put({caller.make_put(1000, test_bytes(1, 1000))})[0].ok());
+}
+
 // A client that takes no blocks may pin only so many of them.
 TEST_P(HostilePeer, StoppedClientPinsABoundedNumberOfBlocks) {
   const auto node = start_server(GetParam());
