@@ -1,0 +1,237 @@
+// Damaged, cut and lost files of the NVMe directory: misses that are counted, never wrong bytes.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <functional>
+
+#include "tests/storage/nvme_fixture.h"
+
+namespace hadal::test {
+namespace {
+
+// Flips one byte in every 8 KiB of the files with this extension.
+void damage_files(const std::string& path, const std::string& name_part) {
+  for (const auto& entry : std::filesystem::directory_iterator(path)) {
+    if (entry.path().filename().string().find(name_part) == std::string::npos) continue;
+    std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
+    for (uint64_t at = 100; at < entry.file_size(); at += 8192) {
+      file.seekg(static_cast<std::streamoff>(at));
+      const char byte = static_cast<char>(file.get() ^ 0x10);
+      file.seekp(static_cast<std::streamoff>(at));
+      file.put(byte);
+    }
+  }
+}
+
+TEST_F(NvmeStoreTest, DamagedFilesAreMissesNeverWrongBytes) {
+  {
+    const std::unique_ptr<TieredStore> store = open();
+    for (uint64_t i = 0; i < 100; ++i) ASSERT_TRUE(put(*store, make_block(i)).ok());
+    ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+  }
+  // One byte of every second block, in the largest file: the data.
+  std::filesystem::path data;
+  for (const auto& entry : std::filesystem::directory_iterator(config_.nvme.path)) {
+    if (entry.path().extension() != ".sst") continue;
+    if (data.empty() || entry.file_size() > std::filesystem::file_size(data)) data = entry.path();
+  }
+  {
+    std::fstream file(data, std::ios::in | std::ios::out | std::ios::binary);
+    const uint64_t step = 2 * make_block(0).bytes.size();
+    for (uint64_t at = 1000; at + step < std::filesystem::file_size(data); at += step) {
+      file.seekp(static_cast<std::streamoff>(at));
+      file.put('\x5a');
+      file.put('\x5b');
+    }
+  }
+  const std::unique_ptr<TieredStore> store = open();
+  ASSERT_EQ(store->stats().recovered_blocks, 100);
+  uint64_t served = 0;
+  for (uint64_t i = 0; i < 100; ++i) {
+    const absl::StatusOr<StoredBlock> block = read(*store, i);
+    if (!block.ok()) {
+      EXPECT_TRUE(absl::IsNotFound(block.status()));
+      EXPECT_EQ(look(*store, i).state, BlockState::absent);
+      continue;
+    }
+    ++served;
+    EXPECT_TRUE(same_bytes(block->bytes, make_block(i).bytes));
+  }
+  EXPECT_GT(served, 10);
+  EXPECT_LT(served, 90);
+  EXPECT_EQ(store->stats().read_misses, 100 - served);
+  EXPECT_EQ(store->stats().bad_blocks, 100 - served);
+  EXPECT_TRUE(put(*store, make_block(3)).ok() || look(*store, 3).state == BlockState::present);
+}
+
+TEST_F(NvmeStoreTest, DamagedManifestStartsEmptyAndCounts) {
+  {
+    const std::unique_ptr<TieredStore> store = open();
+    for (uint64_t i = 0; i < 20; ++i) ASSERT_TRUE(put(*store, make_block(i)).ok());
+    ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+  }
+  damage_files(config_.nvme.path, "MANIFEST");
+  damage_files(config_.nvme.path, ".sst");
+  // Nothing can be read: the manifest is made from no files, or the directory is started empty.
+  const std::unique_ptr<TieredStore> store = open();
+  ASSERT_NE(store, nullptr);
+  for (uint64_t i = 0; i < 20; ++i) {
+    const absl::StatusOr<StoredBlock> block = read(*store, i);
+    if (block.ok()) {
+      EXPECT_TRUE(same_bytes(block->bytes, make_block(i).bytes));
+    }
+  }
+  EXPECT_EQ(store->stats().recovery_lost, 1);
+  ASSERT_TRUE(put(*store, make_block(50)).ok());
+  EXPECT_TRUE(store->flush(absl::Seconds(20)).ok());
+  EXPECT_EQ(store->stats().persisted_blocks, 1);
+}
+
+// Flips a byte of every file below this size, at `from` and then every `step` bytes.
+void flip_bytes_of_small_tables(const std::string& path, uint64_t from, uint64_t step) {
+  for (const auto& entry : std::filesystem::directory_iterator(path)) {
+    if (entry.path().extension() != ".sst" || entry.file_size() > (64u << 10)) continue;
+    std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
+    for (uint64_t at = from; at < entry.file_size(); at += step) {
+      file.seekg(static_cast<std::streamoff>(at));
+      const char byte = static_cast<char>(file.get() ^ 0x10);
+      file.seekp(static_cast<std::streamoff>(at));
+      file.put(byte);
+    }
+  }
+}
+
+TEST_F(NvmeStoreTest, DamagedMetadataIsCountedNeverWrongBytes) {
+  constexpr uint64_t kFar = uint64_t{1} << 30;
+  const std::pair<uint64_t, uint64_t> damages[] = {{10, kFar}, {5000, kFar}, {9000, kFar},
+                                                   {10, 64},   {300, 1024},  {1000, 4096}};
+  for (const auto& [from, step] : damages) {
+    SCOPED_TRACE(testing::Message() << "from " << from << " every " << step);
+    TempDir dir;
+    config_.nvme.path = dir.path() + "/nvme";
+    {
+      const std::unique_ptr<TieredStore> store = open();
+      for (uint64_t i = 0; i < 100; ++i) ASSERT_TRUE(put(*store, make_block(i)).ok());
+      ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+    }
+    flip_bytes_of_small_tables(config_.nvme.path, from, step);
+    uint64_t served = 0;
+    {
+      const std::unique_ptr<TieredStore> store = open();
+      ASSERT_NE(store, nullptr);
+      for (uint64_t i = 0; i < 100; ++i) {
+        const absl::StatusOr<StoredBlock> block = read(*store, i);
+        if (!block.ok()) continue;
+        ++served;
+        EXPECT_TRUE(same_bytes(block->bytes, make_block(i).bytes));
+      }
+      EXPECT_LT(served, 100u);
+      EXPECT_EQ(store->stats().recovered_blocks, served);
+      EXPECT_EQ(store->stats().recovery_lost, 1);
+      ASSERT_TRUE(put(*store, make_block(200)).ok());
+      EXPECT_TRUE(store->flush(absl::Seconds(20)).ok());
+    }
+    // What was damaged is not found again, and what was left is not lost by it.
+    const std::unique_ptr<TieredStore> store = open();
+    EXPECT_EQ(store->stats().recovered_blocks, served + 1);
+    EXPECT_EQ(store->stats().recovery_lost, 0);
+    expect_whole(*store, 200);
+  }
+}
+
+// Blocks that RocksDB gives back whole, and that are not what the index says.
+TEST_F(NvmeStoreTest, WholeFilesWithWrongBlocksAreMisses) {
+  std::vector<TestBlock> blocks;
+  for (uint64_t i = 0; i < 6; ++i) blocks.push_back(make_block(i));
+  const auto edit = [](TestBlock& block, const std::function<void(BlockHeader&)>& change) {
+    BlockHeader header;
+    std::memcpy(&header, block.bytes.data(), sizeof(header));
+    change(header);
+    std::memcpy(block.bytes.data(), &header, sizeof(header));
+    seal_block(absl::MakeSpan(block.bytes));
+  };
+  edit(blocks[0], [](BlockHeader& header) { header.version = 2; });
+  blocks[1].bytes = make_block(99).bytes;  // of another key
+  edit(blocks[2], [](BlockHeader& header) { header.layout_hash ^= 1; });
+  ++blocks[3].offer.layout_hash;                       // of another layout
+  blocks[4].bytes.resize(blocks[4].bytes.size() / 2);  // cut
+  write_directory(blocks);
+  const std::unique_ptr<TieredStore> store = open();
+  ASSERT_EQ(store->stats().recovered_blocks, 6);
+  for (uint64_t i = 0; i < 5; ++i) {
+    EXPECT_TRUE(absl::IsNotFound(read(*store, i).status())) << i;
+    EXPECT_EQ(look(*store, i).state, BlockState::absent) << i;
+    EXPECT_EQ(store->stats().bad_blocks, i + 1);
+    EXPECT_TRUE(put(*store, make_block(i)).ok()) << i;  // and can be put again
+    expect_whole(*store, i);
+  }
+  expect_whole(*store, 5);
+  EXPECT_EQ(store->stats().read_misses, 5);
+}
+
+// A file of each quarter of 100 blocks: one is cut or gone, the other three serve.
+TEST_F(NvmeStoreTest, CutAndLostFilesAreMissesNeverWrongBytes) {
+  for (int which = 0; which < 8; ++which) {
+    TempDir dir;
+    config_.nvme.path = dir.path() + "/nvme";
+    {
+      const std::unique_ptr<TieredStore> store = open();
+      for (uint64_t i = 0; i < 100; ++i) {
+        ASSERT_TRUE(put(*store, make_block(i)).ok());
+        if (i % 25 == 24) {
+          ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+        }
+      }
+    }
+    std::vector<std::filesystem::path> data;  // by age
+    for (const auto& entry : std::filesystem::directory_iterator(config_.nvme.path)) {
+      if (entry.path().extension() != ".sst" || entry.file_size() < (64u << 10)) continue;
+      data.push_back(entry.path());
+    }
+    std::sort(data.begin(), data.end());
+    ASSERT_GE(data.size(), 4u);
+    const std::filesystem::path& victim = data[which % 4];
+    if (which < 4) {
+      std::filesystem::resize_file(victim, std::filesystem::file_size(victim) / 2);
+    } else {
+      std::filesystem::remove(victim);
+    }
+    for (const bool again : {false, true}) {
+      const std::unique_ptr<TieredStore> store = open();
+      ASSERT_NE(store, nullptr);
+      uint64_t served = 0;
+      for (uint64_t i = 0; i < 100; ++i) {
+        const absl::StatusOr<StoredBlock> block = read(*store, i);
+        if (!block.ok()) continue;
+        ++served;
+        EXPECT_TRUE(same_bytes(block->bytes, make_block(i).bytes));
+      }
+      EXPECT_GE(served, 50u) << which;
+      EXPECT_LT(served, 100u) << which;
+      EXPECT_EQ(store->stats().recovered_blocks, served + again) << which;
+      EXPECT_EQ(store->stats().recovery_lost, again ? 0 : 1) << which;
+      if (again) continue;
+      ASSERT_TRUE(put(*store, make_block(200)).ok());
+      EXPECT_TRUE(store->flush(absl::Seconds(20)).ok());
+    }
+    EXPECT_FALSE(std::filesystem::exists(config_.nvme.path + "/lost"));
+  }
+}
+
+TEST_F(NvmeStoreTest, ADamagedManifestAloneLosesNothing) {
+  {
+    const std::unique_ptr<TieredStore> store = open();
+    for (uint64_t i = 0; i < 20; ++i) ASSERT_TRUE(put(*store, make_block(i)).ok());
+    ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+  }
+  damage_files(config_.nvme.path, "MANIFEST");
+  const std::unique_ptr<TieredStore> store = open();
+  EXPECT_EQ(store->stats().recovered_blocks, 20);
+  for (uint64_t i = 0; i < 20; ++i) expect_whole(*store, i);
+}
+
+}  // namespace
+}  // namespace hadal::test
