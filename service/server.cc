@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <new>
 #include <sstream>
 #include <utility>
 
@@ -61,13 +62,23 @@ uint64_t available_memory_bytes() {
   return std::min(available, group_available_bytes("/sys/fs/cgroup"));
 }
 
+absl::Status too_little_memory(const Config& config, absl::string_view found) {
+  const StoreMemory store = TieredStore::memory_of(config.store);
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "dram.capacity is ", format_size(config.dram_capacity_bytes), ", index.max_blocks is ",
+      config.store.index_max_blocks, " (", store.index_bytes >> 20, "MiB) and nvme.memtable takes ",
+      store.memtable_bytes >> 20, "MiB, but ", found,
+      "; lower dram.capacity, index.max_blocks or nvme.memtable in ", config.file,
+      " or free memory"));
+}
+
 absl::Status check_memory(const Config& config) {
   const uint64_t available = available_memory_bytes();
-  if (available == 0 || config.dram_capacity_bytes <= available) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat(
-      "dram.capacity is ", format_size(config.dram_capacity_bytes), ", but this machine has ",
-      available >> 20, "MiB of memory available; lower dram.capacity in ", config.file,
-      " or free memory"));
+  const StoreMemory store = TieredStore::memory_of(config.store);
+  const uint64_t needed = config.dram_capacity_bytes + store.index_bytes + store.memtable_bytes;
+  if (available == 0 || needed <= available) return absl::OkStatus();
+  return too_little_memory(
+      config, absl::StrCat("this machine has ", available >> 20, "MiB of memory available"));
 }
 
 // A full disk later is no trouble, but RocksDB ends the whole process where it finds no room while
@@ -225,7 +236,11 @@ class NodeServer final : public Server {
 
 absl::StatusOr<std::unique_ptr<Server>> Server::start(const Config& config) {
   auto server = std::make_unique<NodeServer>(config);
-  if (auto started = server->start(); !started.ok()) return started;
+  try {
+    if (auto started = server->start(); !started.ok()) return started;
+  } catch (const std::bad_alloc&) {  // a limit of the process, say
+    return too_little_memory(config, "this process was given less memory");
+  }
   return server;
 }
 

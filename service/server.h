@@ -33,7 +33,8 @@ struct ShutdownReport {
 
 class Server {
  public:
-  // Errors say what, where and what to do. ResourceExhausted: the slab does not fit into memory.
+  // Errors say what, where and what to do. ResourceExhausted: slab, index and memtables
+  // do not fit into memory.
   // Unavailable: a listener's port is in use. Others come from the store's directory.
   static absl::StatusOr<std::unique_ptr<Server>> start(const Config& config);
   virtual ~Server() = default;

@@ -236,19 +236,37 @@ struct BlockIndex::Shard {
   }
 };
 
+namespace {
+
+uint64_t shards_for(uint64_t max_blocks) {
+  uint64_t count = 1;
+  while (count < kShardsMax && max_blocks / (count * 2) >= kBlocksPerShardMin) count *= 2;
+  return count;
+}
+
+size_t buckets_for(uint64_t shard_blocks) {
+  size_t buckets = 16;
+  while (buckets < shard_blocks) buckets *= 2;
+  return buckets;
+}
+
+}  // namespace
+
+uint64_t BlockIndex::memory_bytes(uint64_t max_blocks) {
+  const uint64_t shards = shards_for(max_blocks);
+  const uint64_t blocks = max_blocks / shards;
+  return shards * (blocks * sizeof(Entry) + buckets_for(blocks) * sizeof(uint32_t));
+}
+
 BlockIndex::BlockIndex(uint64_t max_blocks) {
   max_blocks = std::clamp<uint64_t>(max_blocks, 1, uint64_t{kNone} - 1);
-  while (shard_count_ < kShardsMax && max_blocks / (shard_count_ * 2) >= kBlocksPerShardMin) {
-    shard_count_ *= 2;
-  }
+  shard_count_ = shards_for(max_blocks);
   shards_ = std::make_unique<Shard[]>(shard_count_);
   for (uint64_t i = 0; i < shard_count_; ++i) {
     Shard& shard = shards_[i];
     shard.capacity = max_blocks / shard_count_;
     shard.entries.reserve(shard.capacity);
-    size_t buckets = 16;
-    while (buckets < shard.capacity) buckets *= 2;
-    shard.buckets.assign(buckets, kNone);
+    shard.buckets.assign(buckets_for(shard.capacity), kNone);
   }
 }
 

@@ -71,6 +71,10 @@ class BlockIndex {
   // Offers a block to NVMe; false where there is no room. Called under a shard's lock.
   using Demote = std::function<bool(IndexDemotion)>;
 
+  // What an index of so many blocks allocates when it is made.
+  static uint64_t memory_bytes(uint64_t max_blocks);
+
+  // Throws std::bad_alloc where there is no such memory.
   explicit BlockIndex(uint64_t max_blocks);
   ~BlockIndex();
 

@@ -540,6 +540,11 @@ NvmeStats RocksNvmeTier::stats() const {
 
 }  // namespace
 
+uint64_t NvmeTier::memtable_bytes(const NvmeConfig& config) {
+  const absl::StatusOr<NvmeSizes> sizes = NvmeSizes::make(config);
+  return config.path.empty() || !sizes.ok() ? 0 : kDataMemtablesMax * sizes->memtable_bytes;
+}
+
 absl::StatusOr<std::unique_ptr<NvmeTier>> NvmeTier::open(const NvmeConfig& config,
                                                          const Clock& clock, Recovery& recovery) {
   auto signals = std::make_shared<Signals>();

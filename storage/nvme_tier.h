@@ -80,6 +80,8 @@ class NvmeTier {
   // start(), so that the owner can index what was recovered first. Errors as TieredStore::open.
   static absl::StatusOr<std::unique_ptr<NvmeTier>> open(const NvmeConfig& config,
                                                         const Clock& clock, Recovery& recovery);
+  // Of memtables when all are full; 0 without an NVMe tier.
+  static uint64_t memtable_bytes(const NvmeConfig& config);
   virtual ~NvmeTier() = default;
 
   // Once. `listener` outlives the tier.

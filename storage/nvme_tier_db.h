@@ -20,6 +20,8 @@ namespace hadal {
 
 inline constexpr uint32_t kNvmeFormatVersion = 1;
 
+inline constexpr int kDataMemtablesMax = 3;
+
 // Sizes that follow from NvmeConfig. capacity >= data limit + memtables on their way + metadata.
 struct NvmeSizes {
   uint64_t capacity_bytes = 0;

@@ -168,7 +168,7 @@ rocksdb::ColumnFamilyOptions data_options(const NvmeSizes& sizes) {
   options.level0_stop_writes_trigger = INT_MAX;
   options.compression = rocksdb::kNoCompression;
   options.write_buffer_size = sizes.memtable_bytes;
-  options.max_write_buffer_number = 3;
+  options.max_write_buffer_number = kDataMemtablesMax;
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table_options(true)));
   return options;
 }

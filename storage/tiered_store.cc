@@ -673,6 +673,10 @@ StoreStats TieredStoreImpl::stats() const {
 
 }  // namespace
 
+StoreMemory TieredStore::memory_of(const TieredStoreConfig& config) {
+  return {BlockIndex::memory_bytes(config.index_max_blocks), NvmeTier::memtable_bytes(config.nvme)};
+}
+
 absl::StatusOr<std::unique_ptr<TieredStore>> TieredStore::open(const TieredStoreConfig& config,
                                                                absl::Span<std::byte> slab,
                                                                const Clock& clock) {

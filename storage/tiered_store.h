@@ -79,6 +79,12 @@ struct UnpersistedBlocks {
   uint64_t all() const { return too_large + in_use + waiting; }
 };
 
+// What a store takes beside its slab.
+struct StoreMemory {
+  uint64_t index_bytes = 0;     // at start
+  uint64_t memtable_bytes = 0;  // under a load of puts
+};
+
 // One block for people: hadalctl blocks.
 struct BlockListing {
   BlockKey key;
@@ -91,10 +97,12 @@ class TieredStore {
  public:
   // `slab` is borrowed, registered by the caller and outlives the store. Recovers the NVMe tier's
   // index. Errors say what, where and what to do: InvalidArgument (config), PermissionDenied or
-  // NotFound (directory), FailedPrecondition (directory of another format version).
+  // NotFound (directory), FailedPrecondition (directory of another format version). Throws
+  // std::bad_alloc where memory_of() is not to be had.
   static absl::StatusOr<std::unique_ptr<TieredStore>> open(const TieredStoreConfig& config,
                                                            absl::Span<std::byte> slab,
                                                            const Clock& clock);
+  static StoreMemory memory_of(const TieredStoreConfig& config);
   virtual ~TieredStore() = default;
 
   // See BlockHandler (transport/block_server.h) for the meaning of these six. A lease lasts at most

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -244,6 +245,20 @@ class CannotStartTest(processes.ProcessTest):
         node = self.node(dram__capacity='"512TiB"')
         self.assert_one_message(node, "dram.capacity is 512TiB", "MiB of memory available",
                                 "lower dram.capacity", str(node.file))
+
+    def test_index_larger_than_memory(self):
+        def limit():
+            resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+        if processes.run("hadald", "--version", preexec_fn=limit).returncode != 0:
+            self.skipTest("does not run with 4 GiB of addresses")  # as with a sanitizer
+        # More than most machines have, and more than this process may have.
+        for blocks in (1 << 28, 24 << 20):
+            with self.subTest(blocks):
+                node = self.node(index__max_blocks=str(blocks))
+                done = processes.run("hadald", "--config", node.file, preexec_fn=limit)
+                self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1), done.stderr)
+                self.assertIn(f"index.max_blocks is {blocks} (", done.stderr)
+                self.assertIn("lower dram.capacity, index.max_blocks or nvme.memtable", done.stderr)
 
     def test_nvme_parent_is_missing(self):
         path = self.directory / "no" / "nvme"
