@@ -97,7 +97,8 @@ absl::Status check_writable(const std::string& path) {
   const int file = ::open(probe.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0640);
   if (file < 0) {
     const int error = errno;
-    // A full disk is no reason to refuse to start.
+    // That is not about rights: hadald itself refuses a full disk (Server::start), and a disk that
+    // fills between the two is RocksDB's to report.
     if (error == ENOSPC || error == EDQUOT) return absl::OkStatus();
     return absl::PermissionDeniedError(
         absl::StrCat("nvme.path ", path, " cannot be written: ", std::strerror(error),
