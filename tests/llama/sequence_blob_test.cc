@@ -10,8 +10,8 @@ namespace {
 
 template <typename T>
 void append(std::vector<std::byte>& out, T value) {
-  const auto* bytes = reinterpret_cast<const std::byte*>(&value);
-  out.insert(out.end(), bytes, bytes + sizeof(value));
+  out.resize(out.size() + sizeof(value));
+  std::memcpy(out.data() + out.size() - sizeof(value), &value, sizeof(value));
 }
 
 // A state as llama.cpp writes it: two caches, as in models with sliding windows.
