@@ -5,15 +5,15 @@
 //
 // Each prints one JSON object. Exit code 2 for usage, 1 for the rest.
 
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
 #include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "client/llama/llama_engine.h"
 #include "client/llama/prefix_cache.h"
@@ -22,6 +22,9 @@
 namespace {
 
 using nlohmann::json;
+
+constexpr int kMaxTokens = 1 << 20;  // of a context, an answer or a part of a case
+constexpr size_t kMaxDocumentBytes = 16 << 20;
 
 struct Options {
   std::string model, document, question;
@@ -38,14 +41,36 @@ double milliseconds_since(std::chrono::steady_clock::time_point start) {
       .count();
 }
 
+// NotFound where it cannot be read, InvalidArgument where it is no text to work with.
 absl::StatusOr<std::string> read_file(const std::string& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", path, "' is a directory; name a text file"));
+  }
   std::ifstream file(path, std::ios::binary);
-  std::stringstream text;
-  text << file.rdbuf();
-  if (!file) {
+  std::string text(kMaxDocumentBytes + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (!file.is_open() || file.bad()) {
     return absl::NotFoundError(absl::StrCat("cannot read '", path, "'; name a readable text file"));
   }
-  return text.str();
+  text.resize(static_cast<size_t>(file.gcount()));
+  if (text.size() > kMaxDocumentBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "'", path, "' is longer than ", kMaxDocumentBytes, " bytes; name a shorter one"));
+  }
+  if (absl::StripAsciiWhitespace(text).empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", path, "' is empty; name a file with text in it"));
+  }
+  return text;
+}
+
+absl::Status check_fits(absl::string_view what, size_t needed_tokens, const Options& options) {
+  if (needed_tokens <= options.context_tokens) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(what, " need ", needed_tokens,
+                                                 " tokens and --context-tokens is ",
+                                                 options.context_tokens, "; raise it"));
 }
 
 json transfer_json(const hadal::TransferReport& report) {
@@ -111,6 +136,10 @@ absl::Status ask_with(const Serving& serving, const Options& options, const Prom
 }
 
 absl::StatusOr<json> ask(const Options& options) {
+  // The prompt is cut into document and question where the question begins.
+  if (absl::StripAsciiWhitespace(options.question).empty()) {
+    return absl::InvalidArgumentError("--question is empty; ask something");
+  }
   absl::StatusOr<std::string> document = read_file(options.document);
   if (!document.ok()) return document.status();
   auto engine = hadal::LlamaEngine::load(options.model, options.context_tokens);
@@ -123,6 +152,11 @@ absl::StatusOr<json> ask(const Options& options) {
   }
   absl::StatusOr<Prompt> prompt = (*engine)->tokenize(*document, options.question);
   if (!prompt.ok()) return prompt.status();
+  absl::Status fits = check_fits(
+      "document, question and answer",
+      prompt->first.size() + prompt->second.size() + static_cast<size_t>(options.answer_tokens),
+      options);
+  if (!fits.ok()) return fits;
   json out = {{"document_tokens", prompt->first.size()},
               {"prompt_tokens", prompt->first.size() + prompt->second.size()},
               {"block_tokens", options.cache.block_tokens},
@@ -133,40 +167,49 @@ absl::StatusOr<json> ask(const Options& options) {
   return out;
 }
 
-absl::StatusOr<std::vector<hadal::QualityCase>> parse_cases(const std::vector<std::string>& texts) {
-  std::vector<hadal::QualityCase> cases;
-  for (const std::string& text : texts) {
-    hadal::QualityCase quality_case;
-    const size_t last = text.rfind(':');
-    const size_t middle = last == std::string::npos ? last : text.rfind(':', last - 1);
-    if (middle == std::string::npos || middle == 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--case is '", text, "'; write FILE:PREFIX_TOKENS:CONTINUED_TOKENS"));
-    }
-    absl::StatusOr<std::string> content = read_file(text.substr(0, middle));
-    if (!content.ok()) return content.status();
-    quality_case.text = *std::move(content);
-    quality_case.prefix_tokens =
-        static_cast<uint32_t>(std::strtoul(text.c_str() + middle + 1, nullptr, 10));
-    quality_case.continued_tokens =
-        static_cast<uint32_t>(std::strtoul(text.c_str() + last + 1, nullptr, 10));
-    if (quality_case.prefix_tokens == 0 || quality_case.continued_tokens == 0) {
-      return absl::InvalidArgumentError(absl::StrCat("--case '", text, "' has zero tokens"));
-    }
-    cases.push_back(std::move(quality_case));
+absl::StatusOr<uint32_t> parse_tokens(absl::string_view text, absl::string_view of_case) {
+  uint32_t tokens = 0;
+  if (!absl::SimpleAtoi(text, &tokens) || tokens == 0 || tokens > kMaxTokens) {
+    return absl::InvalidArgumentError(absl::StrCat("--case is '", of_case, "'; '", text,
+                                                   "' is not a number of tokens from 1 to ",
+                                                   kMaxTokens));
   }
-  return cases;
+  return tokens;
+}
+
+absl::StatusOr<hadal::QualityCase> parse_case(absl::string_view text, const Options& options) {
+  // The file's name may have colons.
+  const size_t last = text.rfind(':');
+  const size_t middle =
+      last == text.npos || last == 0 ? absl::string_view::npos : text.rfind(':', last - 1);
+  if (middle == text.npos || middle == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--case is '", text, "'; write FILE:PREFIX_TOKENS:CONTINUED_TOKENS"));
+  }
+  absl::StatusOr<uint32_t> prefix = parse_tokens(text.substr(middle + 1, last - middle - 1), text);
+  if (!prefix.ok()) return prefix.status();
+  absl::StatusOr<uint32_t> continued = parse_tokens(text.substr(last + 1), text);
+  if (!continued.ok()) return continued.status();
+  absl::Status fits = check_fits("a case's tokens", size_t{*prefix} + *continued, options);
+  if (!fits.ok()) return fits;
+  absl::StatusOr<std::string> content = read_file(std::string(text.substr(0, middle)));
+  if (!content.ok()) return content.status();
+  return hadal::QualityCase{*std::move(content), *prefix, *continued};
 }
 
 absl::StatusOr<json> quality(const Options& options) {
-  absl::StatusOr<std::vector<hadal::QualityCase>> cases = parse_cases(options.cases);
-  if (!cases.ok()) return cases.status();
+  std::vector<hadal::QualityCase> cases;
+  for (const std::string& text : options.cases) {
+    absl::StatusOr<hadal::QualityCase> parsed = parse_case(text, options);
+    if (!parsed.ok()) return parsed.status();
+    cases.push_back(*std::move(parsed));
+  }
   auto engine = hadal::LlamaEngine::load(options.model, options.context_tokens);
   if (!engine.ok()) return engine.status();
   auto cache = hadal::PrefixCache::create(**engine, options.cache);
   if (!cache.ok()) return cache.status();
   const bool own_restore = (*engine)->has_sliding_window();
-  auto report = hadal::measure_quality(**engine, **cache, *cases, own_restore);
+  auto report = hadal::measure_quality(**engine, **cache, cases, own_restore);
   if (!report.ok()) return report.status();
   return json{{"tokens", report->tokens},
               {"mean_kl", report->mean_kl},
@@ -187,7 +230,8 @@ void add_common(CLI::App* command, Options& options) {
       ->capture_default_str()
       ->check(CLI::Range(1, 65536));
   command->add_option("--context-tokens", options.context_tokens, "most tokens of a sequence")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::Range(256, kMaxTokens));  // llama.cpp makes no smaller one
   command->add_option("--timeout-ms", options.timeout_ms, "of one put or get")
       ->capture_default_str()
       ->check(CLI::Range(1, 600000));
@@ -204,7 +248,8 @@ int main(int argc, char** argv) {
   ask_command->add_option("--document", options.document, "text file")->required();
   ask_command->add_option("--question", options.question, "what to ask")->required();
   ask_command->add_option("--answer-tokens", options.answer_tokens, "most tokens of the answer")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::Range(1, kMaxTokens));
   ask_command->add_flag("--store", options.store, "store the document's KV in Hadal");
   CLI::App* quality_command = app.add_subcommand("quality", "Compare with and without Hadal");
   add_common(quality_command, options);
@@ -213,7 +258,9 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    std::cerr << "hadal-llama: " << error.what() << "\n";
+    return 2;
   }
   options.cache.timeout = absl::Milliseconds(options.timeout_ms);
   absl::StatusOr<json> out = ask_command->parsed() ? ask(options) : quality(options);
