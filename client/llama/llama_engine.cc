@@ -87,6 +87,8 @@ absl::StatusOr<std::unique_ptr<LlamaEngine>> LlamaEngine::load(const std::string
                                                      context_tokens, " tokens for '", model_path,
                                                      "'; use a shorter document"));
   }
+  const auto window = static_cast<size_t>(std::max(0, llama_model_n_swa(engine->model_.get())));
+  engine->batch_tokens_ = window > 0 ? std::min<size_t>(kBatchTokens, window) : kBatchTokens;
   engine->vocabulary_ = llama_model_get_vocab(engine->model_.get());
   engine->vocabulary_size_ = static_cast<size_t>(llama_vocab_n_tokens(engine->vocabulary_));
   engine->head_dim_ = model_head_dim(engine->model_.get());
@@ -102,7 +104,7 @@ absl::Status LlamaEngine::learn_shape() {
   const llama_token token = std::max(0, llama_vocab_bos(vocabulary_));
   absl::Status status = append({&token, 1}, nullptr);
   if (!status.ok()) return status;
-  absl::StatusOr<SequenceBlob> shape = SequenceBlob::parse(save());
+  absl::StatusOr<SequenceBlob> shape = SequenceBlob::parse(save_state());
   if (!shape.ok()) return shape.status();
   blob_shape_ = *std::move(shape);
   clear();
@@ -172,8 +174,8 @@ absl::StatusOr<std::pair<Tokens, Tokens>> LlamaEngine::tokenize(const std::strin
 absl::Status LlamaEngine::append(absl::Span<const llama_token> tokens,
                                  std::vector<float>* all_logits) {
   const llama_pos past = llama_memory_seq_pos_max(llama_get_memory(context_.get()), 0) + 1;
-  for (size_t begin = 0; begin < tokens.size(); begin += kBatchTokens) {
-    const size_t count = std::min<size_t>(kBatchTokens, tokens.size() - begin);
+  for (size_t begin = 0; begin < tokens.size(); begin += batch_tokens_) {
+    const size_t count = std::min<size_t>(batch_tokens_, tokens.size() - begin);
     llama_batch batch = llama_batch_init(static_cast<int>(count), 0, 1);
     batch.n_tokens = static_cast<int>(count);
     for (size_t i = 0; i < count; ++i) {
@@ -216,19 +218,41 @@ absl::StatusOr<std::string> LlamaEngine::answer(llama_token first, int at_most) 
   return text;
 }
 
-void LlamaEngine::clear() { llama_memory_clear(llama_get_memory(context_.get()), true); }
+absl::Status LlamaEngine::append_to_save(absl::Span<const llama_token> tokens) {
+  if (!has_sliding_window()) return append(tokens, nullptr);
+  for (size_t begin = 0; begin < tokens.size(); begin += batch_tokens_) {
+    absl::Status status = append(tokens.subspan(begin, batch_tokens_), nullptr);
+    if (!status.ok()) return status;
+    absl::StatusOr<std::vector<std::byte>> whole = SequenceBlob::merge(whole_, save_state());
+    if (!whole.ok()) return whole.status();
+    whole_ = *std::move(whole);
+  }
+  return absl::OkStatus();
+}
 
-std::vector<std::byte> LlamaEngine::save() const {
+void LlamaEngine::clear() {
+  llama_memory_clear(llama_get_memory(context_.get()), true);
+  whole_.clear();
+}
+
+std::vector<std::byte> LlamaEngine::save_state() const {
   std::vector<std::byte> blob(llama_state_seq_get_size(context_.get(), 0));
   blob.resize(llama_state_seq_get_data(context_.get(), reinterpret_cast<uint8_t*>(blob.data()),
                                        blob.size(), 0));
   return blob;
 }
 
+std::vector<std::byte> LlamaEngine::save() const {
+  return has_sliding_window() ? whole_ : save_state();
+}
+
 absl::Status LlamaEngine::restore(absl::Span<const std::byte> blob) {
   const size_t read = llama_state_seq_set_data(
       context_.get(), reinterpret_cast<const uint8_t*>(blob.data()), blob.size(), 0);
-  if (read == blob.size()) return absl::OkStatus();
+  if (read == blob.size()) {
+    if (has_sliding_window()) whole_.assign(blob.begin(), blob.end());
+    return absl::OkStatus();
+  }
   clear();
   return absl::InternalError(absl::StrCat("llama.cpp took ", read, " of ", blob.size(),
                                           " bytes of restored KV; the prompt is computed instead"));

@@ -30,8 +30,9 @@ class LlamaEngine {
                                                      const std::string& question) const;
   Tokens tokenize_plain(const std::string& text) const;
 
-  // Appends tokens to the sequence in batches of 512, computing logits of the last one, or of all
-  // where `all_logits` (then a row of vocabulary a token is appended to it).
+  // Appends tokens to the sequence in batches of 512 (or of the sliding window, if that is
+  // shorter), computing logits of the last one, or of all where `all_logits` (then a row of
+  // vocabulary a token is appended to it).
   absl::Status append(absl::Span<const llama_token> tokens, std::vector<float>* all_logits);
 
   // Most likely next token after append.
@@ -39,7 +40,12 @@ class LlamaEngine {
   // Appends up to `at_most` best tokens, beginning with `first`; the text until the end of turn.
   absl::StatusOr<std::string> answer(llama_token first, int at_most);
 
+  // Appends tokens so that save() can give the rows of all of them: those that a sliding window
+  // passes are kept batch by batch, at the price of a save each.
+  absl::Status append_to_save(absl::Span<const llama_token> tokens);
+
   void clear();
+  // Of what was restored or appended to be saved.
   std::vector<std::byte> save() const;
   absl::Status restore(absl::Span<const std::byte> blob);
 
@@ -59,6 +65,7 @@ class LlamaEngine {
     void operator()(llama_context* context) const { llama_free(context); }
   };
   absl::Status learn_shape();
+  std::vector<std::byte> save_state() const;
 
   std::unique_ptr<llama_model, ModelFree> model_;
   std::unique_ptr<llama_context, ContextFree> context_;
@@ -67,6 +74,8 @@ class LlamaEngine {
   uint32_t head_dim_ = 0;
   std::string fingerprint_;
   SequenceBlob blob_shape_;
+  size_t batch_tokens_ = 0;
+  std::vector<std::byte> whole_;  // with sliding windows: the sequence so far
 };
 
 }  // namespace hadal

@@ -105,6 +105,9 @@ std::vector<PrefixCache::BlockPages> PrefixCache::block_pages(const SequenceBlob
 absl::StatusOr<TransferReport> PrefixCache::put(const Tokens& tokens, absl::Span<std::byte> blob) {
   absl::StatusOr<SequenceBlob> shape = SequenceBlob::parse(blob);
   if (!shape.ok()) return shape.status();
+  if (!shape->whole()) {
+    return absl::InvalidArgumentError("saved sequence lacks rows; fill it with append_to_save");
+  }
   if (shape->token_count() < tokens.size()) {
     return absl::InvalidArgumentError(absl::StrCat("saved sequence has ", shape->token_count(),
                                                    " tokens; ", tokens.size(),

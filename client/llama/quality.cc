@@ -70,7 +70,7 @@ struct Bench {
 absl::Status measure_case(const Bench& bench, const CaseTokens& tokens, QualityReport& report) {
   auto& [engine, cache, against_own_restore] = bench;
   engine.clear();
-  absl::Status status = engine.append(tokens.prefix, nullptr);
+  absl::Status status = engine.append_to_save(tokens.prefix);
   if (!status.ok()) return status;
   std::vector<std::byte> blob = engine.save();
   if (against_own_restore) {

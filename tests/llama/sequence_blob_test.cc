@@ -15,13 +15,15 @@ void append(std::vector<std::byte>& out, T value) {
 }
 
 // A state as llama.cpp writes it: two caches, as in models with sliding windows.
-std::vector<std::byte> example(uint32_t tokens) {
+// The second begins with token `first`.
+std::vector<std::byte> example(uint32_t tokens, uint32_t first = 0) {
   std::vector<std::byte> out;
   append(out, uint64_t{0xAF143CD8});
   for (uint32_t layers : {2u, 3u}) {
+    const uint32_t begin = layers == 2 ? 0 : first;
     append(out, uint32_t{1});
-    append(out, tokens);
-    for (uint32_t token = 0; token < tokens; ++token) {
+    append(out, tokens - begin);
+    for (uint32_t token = begin; token < tokens; ++token) {
       append(out, static_cast<int32_t>(token));
       append(out, uint32_t{1});
       append(out, int32_t{0});
@@ -31,7 +33,8 @@ std::vector<std::byte> example(uint32_t tokens) {
     for (uint32_t row = 0; row < 2 * layers; ++row) {
       append(out, int32_t{1});
       append(out, uint64_t{8});
-      for (uint32_t i = 0; i < 8 * tokens; ++i) append(out, static_cast<uint8_t>(row * 16 + i));
+      for (uint32_t i = 8 * begin; i < 8 * tokens; ++i)
+        append(out, static_cast<uint8_t>(row * 16 + i));
     }
   }
   return out;
@@ -52,6 +55,23 @@ TEST(SequenceBlob, RebuildsTheSameBytes) {
     }
   }
   EXPECT_EQ(copy, blob);
+}
+
+// What a sliding window passed comes from the save before.
+TEST(SequenceBlob, MergesSavesOfASlidingWindowToTheWhole) {
+  auto whole = SequenceBlob::merge({}, example(4));
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  whole = SequenceBlob::merge(*whole, example(7, 4));
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  whole = SequenceBlob::merge(*whole, example(9, 5));
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  EXPECT_EQ(*whole, example(9));
+  EXPECT_FALSE(SequenceBlob::parse(example(9, 5))->whole());
+  EXPECT_TRUE(SequenceBlob::parse(*whole)->whole());
+  // Tokens 9 and 10 are in neither.
+  EXPECT_FALSE(SequenceBlob::merge(*whole, example(13, 11)).ok());
+  EXPECT_FALSE(SequenceBlob::merge({}, example(9, 5)).ok());
+  EXPECT_FALSE(SequenceBlob::merge(example(9, 5), example(12, 8)).ok());
 }
 
 TEST(SequenceBlob, AnotherTokenCountHasTheShapeLlamaWouldWrite) {
