@@ -107,7 +107,8 @@ class TieredStore {
 
   // See BlockHandler (transport/block_server.h) for the meaning of these six. A lease lasts at most
   // 10 minutes. A read's max_bytes of 0 is no bound. report_bad answers false for a bad block that
-  // only NVMe holds: it goes a moment later, when a storage thread has checked it.
+  // only NVMe holds: it goes a moment later, when a storage thread has checked it. A block in DRAM
+  // it checks on the caller's thread, as fast as that reads memory.
   virtual LookupAnswer lookup(absl::Span<const BlockKey> keys, const LookupOptions& options) = 0;
   virtual void release(uint64_t lease) = 0;
   virtual absl::StatusOr<PutSlot> reserve(const PutOffer& offer) = 0;

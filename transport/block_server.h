@@ -14,7 +14,7 @@
 namespace hadal {
 
 // What answers the block protocol; the service implements it over its store. All calls come on the
-// transport's I/O thread and must not block.
+// transport's I/O thread and must not block. The longest is report_bad, which reads a block once.
 class BlockHandler {
  public:
   virtual ~BlockHandler() = default;
@@ -37,7 +37,8 @@ class BlockHandler {
   using ReadReply = std::function<void(absl::StatusOr<StoredBlock>)>;
   virtual void read(const ReadRequest& request, ReadReply reply) = 0;
 
-  // True where the block was bad and is gone.
+  // True where the block was bad and is gone. Checks a block in DRAM on this thread: 0.2 ms for 4
+  // MiB at 19 GB/s, 0.11 s for the largest block there may be, for which all peers wait.
   virtual bool report_bad(const BlockKey& key, uint64_t generation) = 0;
 };
 
