@@ -32,15 +32,15 @@ absl::Status ucx_error(absl::string_view what, ucs_status_t status) {
 
 // Settings that peer error handling and restarts on one port need (docs/wire_protocol.md); a user's
 // own wins. In the environment, because ucp_config_modify does not reach those of memory domains
-// and connection managers. Only what every build of UCX uses stands here: it complains about others
-// on standard output. Once, because other threads may read the environment.
-void set_defaults() {
+// and connection managers. Only what UCX uses stands here, as it complains about others on standard
+// output: shared memory's not where tcp is alone. Once, because other threads may read the
+// environment; so the first transport of a process decides for the later ones.
+void set_defaults(bool tcp_alone) {
   static std::once_flag once;
-  std::call_once(once, [] {
-    for (const char* name :
-         {"UCX_MM_ERROR_HANDLING", "UCX_CMA_MEMORY_INVALIDATE", "UCX_TCP_CM_REUSEADDR"}) {
-      setenv(name, "y", 0);
-    }
+  std::call_once(once, [tcp_alone] {
+    setenv("UCX_CMA_MEMORY_INVALIDATE", "y", 0);
+    setenv("UCX_TCP_CM_REUSEADDR", "y", 0);
+    if (!tcp_alone) setenv("UCX_MM_ERROR_HANDLING", "y", 0);
   });
 }
 
@@ -154,7 +154,7 @@ absl::StatusOr<std::shared_ptr<UcxTransport>> UcxTransport::create(const Transpo
 }
 
 absl::Status UcxTransport::start() {
-  set_defaults();
+  set_defaults(config_.tls == "tcp");
   ucp_config_t* config = nullptr;
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);
   if (status != UCS_OK) return ucx_error("cannot read the UCX configuration", status);

@@ -256,7 +256,7 @@ class CannotStartTest(processes.ProcessTest):
             with self.subTest(blocks):
                 node = self.node(index__max_blocks=str(blocks))
                 done = processes.run("hadald", "--config", node.file, preexec_fn=limit)
-                self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1), done.stderr)
+                self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (1, "", 1), done.stderr)
                 self.assertIn(f"index.max_blocks is {blocks} (", done.stderr)
                 self.assertIn("lower dram.capacity, index.max_blocks or nvme.memtable", done.stderr)
 

@@ -1,5 +1,6 @@
 #include "tests/transport/block_fixture.h"
 
+#include <cstdlib>
 #include <cstring>
 #include <random>
 
@@ -41,6 +42,9 @@ std::string carrier_name(Carrier carrier) {
 }
 
 std::shared_ptr<Transport> make_transport(Carrier carrier, const std::string& name) {
+  // A test's first transport may be tcp alone, and a later one shared memory.
+  static const int shared_memory_too = setenv("UCX_MM_ERROR_HANDLING", "y", 0);
+  EXPECT_EQ(shared_memory_too, 0);
   TransportConfig config;
   config.name = name;
   config.tls = carrier == Carrier::tcp ? "tcp" : "auto";
