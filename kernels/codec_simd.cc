@@ -39,42 +39,41 @@ void decode_run(const DecodeRun& run) {
   return decoder.template decode<DType::bf16>();
 }
 
-bool EncodeRunSimd(const EncodeRun& run) {
-  switch (run.rotation->head_dim) {
+template <int kHeadDimOf, int kInnerOf>
+struct Dims {
+  static constexpr int kHeadDim = kHeadDimOf;
+  static constexpr int kInner = kInnerOf;  // as Rotation's
+};
+
+template <class Work>
+auto for_head_dim(int head_dim, Work work) {
+  switch (head_dim) {
     case 64:
-      return encode_run<64, 64>(run);
+      return work(Dims<64, 64>());
     case 80:
-      return encode_run<80, 4>(run);
+      return work(Dims<80, 4>());
     case 96:
-      return encode_run<96, 8>(run);
+      return work(Dims<96, 8>());
     case 112:
-      return encode_run<112, 4>(run);
+      return work(Dims<112, 4>());
     case 128:
-      return encode_run<128, 128>(run);
+      return work(Dims<128, 128>());
     case 192:
-      return encode_run<192, 16>(run);
+      return work(Dims<192, 16>());
     default:
-      return encode_run<256, 256>(run);
+      return work(Dims<256, 256>());
   }
 }
 
+bool EncodeRunSimd(const EncodeRun& run) {
+  return for_head_dim(run.rotation->head_dim, [&](auto dims) HWY_ATTR {
+    return encode_run<dims.kHeadDim, dims.kInner>(run);
+  });
+}
+
 void DecodeRunSimd(const DecodeRun& run) {
-  switch (run.rotation->head_dim) {
-    case 64:
-      return decode_run<64, 64>(run);
-    case 80:
-      return decode_run<80, 4>(run);
-    case 96:
-      return decode_run<96, 8>(run);
-    case 112:
-      return decode_run<112, 4>(run);
-    case 128:
-      return decode_run<128, 128>(run);
-    case 192:
-      return decode_run<192, 16>(run);
-    default:
-      return decode_run<256, 256>(run);
-  }
+  for_head_dim(run.rotation->head_dim,
+               [&](auto dims) HWY_ATTR { decode_run<dims.kHeadDim, dims.kInner>(run); });
 }
 
 #endif  // HWY_TARGET
