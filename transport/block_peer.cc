@@ -250,7 +250,7 @@ absl::Status PeerCore::check(const MessageHeader& header) const {
 
 PayloadPlace PeerCore::on_message(ConnectionId connection, const MessageHeader& header) {
   if (connection != connection_) return {};
-  last_heard_ = absl::Now();
+  last_heard_ = steady_now();
   ping_sent_ = absl::InfiniteFuture();
   if (absl::Status status = check(header); !status.ok()) {
     refuse(status);
@@ -401,7 +401,7 @@ void PeerCore::put_result(BlockPeer::OperationId id, const MessageHeader& header
 }
 
 void PeerCore::ping() {
-  const absl::Time now = absl::Now();
+  const absl::Time now = steady_now();
   if (now - ping_sent_ >= config_.ping_timeout) {
     messages_.close(connection_,
                     absl::UnavailableError(absl::StrCat("no answer to a ping in ",

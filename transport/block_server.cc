@@ -74,7 +74,7 @@ class ServerCore final : public ConnectionEvents, public std::enable_shared_from
         handler_(handler),
         library_(transport_->description()) {}
 
-  void on_accepted(ConnectionId connection) override { peers_[connection].alive = absl::Now(); }
+  void on_accepted(ConnectionId connection) override { peers_[connection].alive = steady_now(); }
   void on_closed(ConnectionId connection, const absl::Status&) override;
   PayloadPlace on_message(ConnectionId connection, const MessageHeader& header) override;
 
@@ -150,7 +150,7 @@ void ServerCore::clear() {
 
 // Closes connections whose client froze: its blocks would stay pinned for as long as it likes.
 void ServerCore::sweep() {
-  const absl::Time before = absl::Now() - kSilentMax;
+  const absl::Time before = steady_now() - kSilentMax;
   std::vector<ConnectionId> silent;
   for (const auto& [connection, peer] : peers_) {
     if (peer.alive < before) silent.push_back(connection);
@@ -187,7 +187,7 @@ absl::Status ServerCore::check(const PeerConnection& peer, const MessageHeader& 
 PayloadPlace ServerCore::on_message(ConnectionId connection, const MessageHeader& header) {
   const auto peer = peers_.find(connection);
   if (peer == peers_.end() || peer->second.refused) return {};
-  peer->second.alive = absl::Now();
+  peer->second.alive = steady_now();
   if (absl::Status status = check(peer->second, header); !status.ok()) {
     refuse(connection, status);
     return {};
@@ -467,7 +467,7 @@ void ServerCore::pump_blocks(ConnectionId connection) {
       const auto found = core->peers_.find(connection);
       if (found == core->peers_.end()) return;
       --found->second.blocks_in_flight;
-      found->second.alive = absl::Now();
+      found->second.alive = steady_now();
       if (found->second.waiting_blocks.empty() && found->second.waiting_reads.empty()) return;
       messages->post([weak, connection] {
         if (auto core = weak.lock()) {
@@ -503,8 +503,8 @@ class BlockServerImpl final : public BlockServer {
       core_->clear();
     });
     if (transport_->messages().on_io_thread()) return;
-    const absl::Time until = absl::Now() + kEndTimeout;
-    while (core_->in_flight() > 0 && absl::Now() < until) absl::SleepFor(absl::Milliseconds(1));
+    const absl::Time until = steady_now() + kEndTimeout;
+    while (core_->in_flight() > 0 && steady_now() < until) absl::SleepFor(absl::Milliseconds(1));
   }
 
   absl::Status listen(const std::string& address) {
@@ -523,12 +523,12 @@ class BlockServerImpl final : public BlockServer {
     return count;
   }
   bool drain(absl::Duration at_most) override {
-    const absl::Time until = absl::Now() + at_most;
+    const absl::Time until = steady_now() + at_most;
     bool idle = false;
     transport_->messages().run([this] { core_->refuse_puts(); });
     while (true) {
       transport_->messages().run([&] { idle = core_->idle(); });
-      if (idle || absl::Now() >= until) return idle;
+      if (idle || steady_now() >= until) return idle;
       absl::SleepFor(absl::Milliseconds(5));
     }
   }

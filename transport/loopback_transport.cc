@@ -95,7 +95,7 @@ class LoopbackTransport final : public Transport,
     schedule(absl::InfinitePast(), std::move(task));
   }
   TimerId after(absl::Duration delay, std::function<void()> task) override {
-    return schedule(absl::Now() + delay, std::move(task));
+    return schedule(steady_now() + delay, std::move(task));
   }
   void cancel_timer(const TimerId& timer) override {
     absl::MutexLock lock(&mutex_);
@@ -191,7 +191,7 @@ Networks::Listener Networks::find(const std::string& network, uint16_t port) {
 void LoopbackTransport::loop() {
   io_thread_ = std::this_thread::get_id();
   const auto due = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stopping_ || (!timed_.empty() && timed_.begin()->first.first <= absl::Now());
+    return stopping_ || (!timed_.empty() && timed_.begin()->first.first <= steady_now());
   };
   while (true) {
     std::function<void()> task;
@@ -199,7 +199,7 @@ void LoopbackTransport::loop() {
       absl::MutexLock lock(&mutex_);
       mutex_.AwaitWithTimeout(absl::Condition(&due), absl::Milliseconds(1));
       if (!due()) continue;
-      if (!timed_.empty() && timed_.begin()->first.first <= absl::Now()) {
+      if (!timed_.empty() && timed_.begin()->first.first <= steady_now()) {
         task = std::move(timed_.begin()->second);
         timed_.erase(timed_.begin());
       } else {

@@ -6,6 +6,7 @@
 // Threads: every method but post() and the ones said so is called on the I/O thread; callbacks run
 // there.
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -20,7 +21,13 @@
 
 namespace hadal {
 
-using ConnectionId = uint64_t;                    // never reused; 0 is none
+using ConnectionId = uint64_t;  // never reused; 0 is none
+// The time that deadlines inside the transport are kept in: it never goes back, unlike the wall
+// clock. Comparable with itself only.
+inline absl::Time steady_now() {
+  return absl::UnixEpoch() + absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
+}
+
 using TimerId = std::pair<absl::Time, uint64_t>;  // when it is due; the second is never reused
 
 // Where an arriving payload goes. With less room than the payload it is refused, and `done` never

@@ -238,7 +238,7 @@ void UcxTransport::post(std::function<void()> task) {
 }
 
 TimerId UcxTransport::after(absl::Duration delay, std::function<void()> task) {
-  const TimerId id(absl::Now() + delay, next_timer_++);
+  const TimerId id(steady_now() + delay, next_timer_++);
   timers_.emplace(id, std::move(task));
   return id;
 }
@@ -255,7 +255,7 @@ bool UcxTransport::run_tasks() {
 
 bool UcxTransport::run_timers() {
   bool ran = false;
-  const absl::Time now = absl::Now();
+  const absl::Time now = steady_now();
   while (!timers_.empty() && timers_.begin()->first.first <= now) {
     std::function<void()> task = std::move(timers_.begin()->second);
     timers_.erase(timers_.begin());
@@ -266,7 +266,7 @@ bool UcxTransport::run_timers() {
 }
 
 void UcxTransport::loop() {
-  absl::Time busy = absl::Now();
+  absl::Time busy = steady_now();
   while (true) {
     bool worked = false;
     for (int i = 0; i < kProgressRounds; ++i) {
@@ -280,7 +280,7 @@ void UcxTransport::loop() {
       absl::MutexLock lock(&mutex_);
       if (stopping_ && tasks_.empty()) break;
     }
-    const absl::Time now = absl::Now();
+    const absl::Time now = steady_now();
     // What worked may have posted tasks, and nobody wakes this thread for its own.
     if (worked) {
       busy = now;
@@ -295,7 +295,7 @@ void UcxTransport::sleep_until_event() {
   if (ucp_worker_arm(worker_) != UCS_OK) return;
   int timeout_ms = kIdlePollMs;
   if (!timers_.empty()) {
-    const absl::Duration left = std::clamp(timers_.begin()->first.first - absl::Now(),
+    const absl::Duration left = std::clamp(timers_.begin()->first.first - steady_now(),
                                            absl::ZeroDuration(), absl::Milliseconds(kIdlePollMs));
     timeout_ms = static_cast<int>(absl::ToInt64Milliseconds(left)) + 1;
   }
@@ -317,8 +317,8 @@ void UcxTransport::finish() {
     close(id, absl::CancelledError("the transport ends"));
   }
   close_endpoints();
-  const absl::Time until = absl::Now() + absl::Seconds(2);
-  while ((in_flight_ > 0 || closing_ > 0) && absl::Now() < until) ucp_worker_progress(worker_);
+  const absl::Time until = steady_now() + absl::Seconds(2);
+  while ((in_flight_ > 0 || closing_ > 0) && steady_now() < until) ucp_worker_progress(worker_);
 }
 
 absl::StatusOr<uint16_t> UcxTransport::listen(const std::string& address,
