@@ -87,9 +87,16 @@ json transfer_json(const hadal::TransferReport& report) {
 // The prompt in two parts: what can be reused, and the question.
 using Prompt = std::pair<hadal::Tokens, hadal::Tokens>;
 
+// Engine and, unless it runs without Hadal, cache.
+struct Serving {
+  hadal::LlamaEngine& engine;
+  hadal::PrefixCache* cache;
+};
+
 // Fills the sequence with the document, from Hadal as far as it goes. Never fails because of Hadal.
-absl::Status fill_document(hadal::LlamaEngine& engine, hadal::PrefixCache* cache,
-                           const hadal::Tokens& document, json& out) {
+absl::Status fill_document(const Serving& serving, bool store, const hadal::Tokens& document,
+                           json& out) {
+  auto& [engine, cache] = serving;
   uint32_t reused = 0;
   if (cache != nullptr) {
     const auto start = std::chrono::steady_clock::now();
@@ -102,20 +109,15 @@ absl::Status fill_document(hadal::LlamaEngine& engine, hadal::PrefixCache* cache
     out["restore_ms"] = milliseconds_since(start) - out["get_decoded_ms"].get<double>();
   }
   out["reused_tokens"] = reused;
-  return engine.append(absl::MakeConstSpan(document).subspan(reused), nullptr);
+  const auto rest = absl::MakeConstSpan(document).subspan(reused);
+  return store ? engine.append_to_save(rest) : engine.append(rest, nullptr);
 }
-
-// Engine and, unless it runs without Hadal, cache.
-struct Serving {
-  hadal::LlamaEngine& engine;
-  hadal::PrefixCache* cache;
-};
 
 absl::Status ask_with(const Serving& serving, const Options& options, const Prompt& prompt,
                       json& out) {
   auto& [engine, cache] = serving;
   const auto start = std::chrono::steady_clock::now();
-  absl::Status status = fill_document(engine, cache, prompt.first, out);
+  absl::Status status = fill_document(serving, options.store, prompt.first, out);
   if (!status.ok()) return status;
   std::vector<std::byte> blob;
   if (options.store) blob = engine.save();
