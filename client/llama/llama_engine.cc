@@ -157,7 +157,7 @@ absl::StatusOr<std::pair<Tokens, Tokens>> LlamaEngine::tokenize(const std::strin
                            ? std::string(text.data(), static_cast<size_t>(size))
                            : content;  // no template that llama.cpp knows
   // Templates may trim the content, but keep its inside.
-  const size_t cut = prompt.find(absl::StrCat("\n\n", question));
+  const size_t cut = prompt.rfind(absl::StrCat("\n\n", question));  // the document may hold it too
   if (cut == std::string::npos) {
     return absl::InternalError("the model's chat template changed the document; cannot cut it");
   }
