@@ -58,10 +58,14 @@ configure() {
     { tail -n 30 "$build_dir/configure.log" >&2; say "configuring failed"; exit 1; }
 }
 
-build() { # targets...; the log is shown where it fails
-  say "building ${*:-everything} (log: build/build.log)"
-  cmake --build "$build_dir" ${1:+--target "$@"} >"$build_dir/build.log" 2>&1 ||
-    { grep -E 'error|FAILED' -A5 "$build_dir/build.log" | head -n 40 >&2; say "building failed"; exit 1; }
+build_in() { # folder, targets...; the log is shown where it fails
+  local folder="$1"
+  shift
+  say "building ${*:-everything} (log: ${folder#"$root_dir/"}/build.log)"
+  cmake --build "$folder" ${1:+--target "$@"} >"$folder/build.log" 2>&1 ||
+    { grep -E 'error|FAILED' -A5 "$folder/build.log" | head -n 40 >&2; say "building failed"; exit 1; }
 }
+
+build() { build_in "$build_dir" "$@"; }
 
 mkdir -p "$build_dir"
