@@ -22,7 +22,7 @@ stage() { # name, then the command that is the stage
 }
 
 install_everything() {
-  install_debian_packages git clang-format
+  install_debian_packages git clang-format mount
   install_llama
 }
 
