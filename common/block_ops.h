@@ -23,6 +23,9 @@ constexpr absl::string_view tier_name(Tier tier) {
   return kNames[static_cast<uint8_t>(tier)];
 }
 
+// Which of two requests that wait for the same thing goes first. Of equals, the older one.
+enum class Priority : uint8_t { normal = 0, high = 1, low = 2 };
+
 enum class BlockState : uint8_t { absent = 0, present = 1, being_written = 2 };
 
 // One key of a lookup's answer. Absent is an answer, not an error.
@@ -55,12 +58,14 @@ struct PutOffer {
   uint64_t first_token_index = UINT64_MAX;
   uint64_t token_digest = 0;  // of the token ids, 0 where unknown
   BlockKey parent;            // all zero where unknown
+  BlockKey route;             // what its owner was chosen by; all zero: its own key
 };
 
 struct ReadRequest {
   BlockKey key;
   Precision least;         // precision below this is a miss
   uint32_t max_bytes = 0;  // of the receiver's buffer; planes above the floor are left out to fit
+  uint64_t token_digest = 0;  // another one known of the block is a miss; 0: not compared
 };
 
 // A stored block on its way out. `hold` keeps the bytes in place until the last copy is destroyed;
