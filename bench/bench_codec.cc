@@ -1,6 +1,7 @@
 // Speed of the codec on one core: raw bytes a second of encode and decode, beside memcpy of the
 // same raw bytes in the same run. Everything counts: checksums, headers, offsets, padding.
 
+#include <hwy/aligned_allocator.h>
 #include <hwy/targets.h>
 #include <sched.h>
 
@@ -73,9 +74,26 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+// As engines and staging slots are: at the start of a cache line.
+class Memory {
+ public:
+  void resize(size_t bytes) {
+    memory_ = hwy::AllocateAligned<std::byte>(bytes);
+    bytes_ = absl::MakeSpan(memory_.get(), bytes);
+    std::fill(bytes_.begin(), bytes_.end(), std::byte{0});
+  }
+  std::byte* data() const { return bytes_.data(); }
+  size_t size() const { return bytes_.size(); }
+  absl::Span<std::byte> bytes() const { return bytes_; }
+
+ private:
+  hwy::AlignedFreeUniquePtr<std::byte[]> memory_;
+  absl::Span<std::byte> bytes_;
+};
+
 // The source, a copy's or a decode's destination, and room for what is encoded.
 struct Buffers {
-  std::vector<std::byte> raw, restored, encoded;
+  Memory raw, restored, encoded;
 };
 
 // The blocks of one case: each has its K and V of all layers in one run of memory.
@@ -110,9 +128,9 @@ class Blocks {
 
  private:
   absl::Span<std::byte> room(size_t block) {
-    return absl::MakeSpan(buffers_.encoded).subspan(block * encoded_room_, encoded_room_);
+    return buffers_.encoded.bytes().subspan(block * encoded_room_, encoded_room_);
   }
-  KvPages pages(std::vector<std::byte>& memory, size_t block) {
+  KvPages pages(const Memory& memory, size_t block) {
     const KvLayout& layout = codec_.layout();
     const size_t head_bytes = layout.key_head_dim * dtype_bytes(layout.dtype);
     const size_t row_bytes = layout.kv_head_count * head_bytes;
@@ -211,7 +229,7 @@ int run(int argc, char** argv) {
   Buffers buffers;
   buffers.raw.resize(kCacheMultiple * last_level_cache_bytes());
   buffers.restored.resize(buffers.raw.size());
-  fill(absl::MakeSpan(buffers.raw));
+  fill(buffers.raw.bytes());
   std::vector<Case> cases = all_cases();
   if (first) cases.resize(1);
   for (const Case& one : cases) {

@@ -1,5 +1,7 @@
 #include "kernels/codec.h"
 
+#include <hwy/cache_control.h>
+
 #include <algorithm>
 #include <cstring>
 #include <mutex>
@@ -359,6 +361,7 @@ absl::Status Codec::decode(absl::Span<const std::byte> encoded, int dropped_plan
   const PlanCodec& self = implementation(*this);
   decode_side(self, *plan, *block, {Side::key, &pages.key});
   decode_side(self, *plan, *block, {Side::value, &pages.value});
+  hwy::FlushStream();  // values may have been written past the caches: in order before "done"
   return absl::OkStatus();
 }
 

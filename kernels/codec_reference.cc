@@ -68,18 +68,19 @@ float squared_length(const std::vector<float>& values) {
   return sum_lanes(lanes);
 }
 
-// (C (x) W) v, or with C transposed.
-void hadamard(const Rotation& rotation, bool transposed, std::vector<int32_t>& v) {
-  const int inner = rotation.inner;
-  for (int stride = 1; stride < inner; stride *= 2) {
-    for (int i = 0; i < rotation.head_dim; ++i) {
-      if ((i % inner & stride) != 0) continue;
-      const int32_t a = v[i], b = v[i + stride];
-      v[i] = a + b;
-      v[i + stride] = a - b;
-    }
+void butterflies(const Rotation& rotation, int stride, std::vector<int32_t>& v) {
+  for (int i = 0; i < rotation.head_dim; ++i) {
+    if ((i % rotation.inner & stride) != 0) continue;
+    const int32_t a = v[i], b = v[i + stride];
+    v[i] = a + b;
+    v[i + stride] = a - b;
   }
+}
+
+// C v, or with C transposed.
+void core(const Rotation& rotation, bool transposed, std::vector<int32_t>& v) {
   if (rotation.core == 1) return;
+  const int inner = rotation.inner;
   const std::vector<int32_t> rows = v;
   for (int i = 0; i < rotation.core; ++i) {
     for (int k = 0; k < inner; ++k) {
@@ -92,6 +93,25 @@ void hadamard(const Rotation& rotation, bool transposed, std::vector<int32_t>& v
       v[i * inner + k] = sum;
     }
   }
+}
+
+// (C (x) W) v.
+void hadamard(const Rotation& rotation, std::vector<int32_t>& v) {
+  for (int stride = 1; stride < rotation.inner; stride *= 2) butterflies(rotation, stride, v);
+  core(rotation, false, v);
+}
+
+// (C (x) W)^T v. `narrow`: modulo 2^16, but for the last butterflies, which are those of stride 8.
+void inverse_hadamard(const Rotation& rotation, bool narrow, std::vector<int32_t>& v) {
+  constexpr int kLastStride = 8;
+  core(rotation, true, v);
+  for (int stride = 1; stride < rotation.inner; stride *= 2) {
+    if (stride != kLastStride) butterflies(rotation, stride, v);
+  }
+  if (narrow) {
+    for (int32_t& value : v) value = static_cast<int16_t>(value);
+  }
+  if (kLastStride < rotation.inner) butterflies(rotation, kLastStride, v);
 }
 
 std::vector<float> load_vector(const EncodeRun& run, uint32_t token) {
@@ -125,7 +145,7 @@ std::vector<int32_t> rotated(const EncodeRun& run, float norm, const std::vector
   for (size_t i = 0; i < values.size(); ++i) {
     integers[i] = static_cast<int32_t>(std::nearbyint(values[i] * scale)) * run.rotation->signs[i];
   }
-  hadamard(*run.rotation, false, integers);
+  hadamard(*run.rotation, integers);
   return integers;
 }
 
@@ -199,7 +219,7 @@ void decode_vector(const DecodeRun& run, uint32_t token) {
   const float norm = bf16_value(run.norms[token] & 0x7fffu);
   // Matched norm: x' = |x| R^T z / |z|.
   const float scale = norm / std::sqrt(static_cast<float>(squared) * static_cast<float>(head_dim));
-  hadamard(*run.rotation, true, values);
+  inverse_hadamard(*run.rotation, run.plane_count <= kNarrowPlanesMax, values);
   const bool has_offset = run.offsets != nullptr && (run.norms[token] & kNormOffsetFlag) != 0;
   std::byte* at = run.values + token * run.token_stride_bytes;
   for (int i = 0; i < head_dim; ++i) {

@@ -82,6 +82,10 @@ absl::StatusOr<Rotation> Rotation::create(int head_dim, uint64_t seed) {
   for (int i = 0; i < head_dim; ++i) {
     if (i % 64 == 0) bits = split_mix64(seed);
     rotation.signs[i] = ((bits >> (i % 64)) & 1) != 0 ? -1 : 1;
+    const bool upper = i % 16 >= 8, butterfly = rotation.inner > 8;
+    int16_t* weights = &rotation.last_weights[i / 8 * 16 + i % 2 * 8 + i % 8 / 2 * 2];
+    weights[upper ? 1 : 0] = upper && butterfly ? -rotation.signs[i] : rotation.signs[i];
+    weights[upper ? 0 : 1] = butterfly ? rotation.signs[i] : int16_t{0};
   }
   return rotation;
 }

@@ -22,6 +22,12 @@ struct Rotation {
   alignas(64) std::array<int16_t, limits::kHeadDimMax> signs = {};
   std::vector<int8_t> core_matrix;  // core x core, rows first
 
+  // The diagonal and the butterflies of stride 8 of the inverse, as sums of products of two values
+  // u and v that lie 8 apart: the lower one is (u + v) signs[i], the upper one (u - v) signs[i +
+  // 8]; u and v times their signs where inner is 4 or 8. Of values 8n to 8n + 7 weights 16n on, two
+  // a value, in the order 0 2 4 6 1 3 5 7.
+  alignas(64) std::array<int16_t, 2 * limits::kHeadDimMax> last_weights = {};
+
   // InvalidArgument for head_dims other than 64, 80, 96, 112, 128, 192, 256.
   static absl::StatusOr<Rotation> create(int head_dim, uint64_t seed);
 };

@@ -167,15 +167,25 @@ HWY_INLINE void transpose_blocks(V16* HWY_RESTRICT x) {
   }
 }
 
-// `offset_bytes` of a row on.
+// Whether rows can be written past the caches, which then need not read what they held before.
+HWY_INLINE bool may_stream(const std::byte* first, size_t stride_bytes) {
+  return (reinterpret_cast<uintptr_t>(first) | stride_bytes) % sizeof(V16) == 0;
+}
+
+// `offset_bytes` of a row on. The rows' user must call hwy::FlushStream() where `stream`.
 template <int kBlocks>
-HWY_INLINE void store_blocks(V16* HWY_RESTRICT blocks, const Rows& to, size_t offset_bytes) {
+HWY_INLINE void store_blocks(V16* HWY_RESTRICT blocks, const Rows& to, size_t offset_bytes,
+                             bool stream) {
   constexpr int kWhole = kBlocks / kTokens * kTokens;
   for (int i = 0; i < kWhole; i += kTokens) {
     transpose_blocks(blocks + i);
-    for (int t = 0; t < kTokens; ++t) {
-      auto* at = reinterpret_cast<int16_t*>(to.at[t] + offset_bytes + 16 * i);
-      hn::StoreU(blocks[i + t], I16(), at);
+    const auto at = [&](int t) HWY_ATTR {
+      return reinterpret_cast<int16_t*>(to.at[t] + offset_bytes + 16 * i);
+    };
+    if (HWY_LIKELY(stream)) {
+      for (int t = 0; t < kTokens; ++t) hn::Stream(blocks[i + t], I16(), at(t));
+    } else {
+      for (int t = 0; t < kTokens; ++t) hn::StoreU(blocks[i + t], I16(), at(t));
     }
   }
   for (int i = kWhole; i < kBlocks; ++i) scatter<8>(I16(), blocks[i], to.at, offset_bytes + 16 * i);
@@ -187,9 +197,9 @@ HWY_INLINE void prefetch(const std::byte* at, size_t bytes) {
 
 // A group's share of its run's share of what comes next.
 template <class Run>
-HWY_INLINE void prefetch_ahead(const Run& run, uint32_t token) {
+HWY_INLINE void prefetch_ahead(const Run& run, uint32_t token, int group_tokens) {
   const size_t bytes = run.ahead_bytes / run.token_count;
-  prefetch(run.ahead + token * bytes, kTokens * bytes);
+  prefetch(run.ahead + token * bytes, group_tokens * bytes);
 }
 
 // Sum of the lanes of each block, in each of its lanes.

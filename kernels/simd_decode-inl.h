@@ -9,6 +9,7 @@
 #define HADAL_KERNELS_SIMD_DECODE_INL_H_
 #endif
 
+#include "kernels/simd_planes-inl.h"
 #include "kernels/simd_rotation-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -19,7 +20,8 @@ namespace HWY_NAMESPACE {
 template <int kHeadDim, int kInner>
 class Decoder {
  public:
-  explicit Decoder(const DecodeRun& run) : run_(run) {
+  explicit Decoder(const DecodeRun& run)
+      : run_(run), stream_(may_stream(run.values, run.token_stride_bytes)) {
     const Rotation& rotation = *run.rotation;
     for (int i = 0; i < rotation.core * rotation.core && rotation.core > 1; ++i) {
       transposed_[i % rotation.core * rotation.core + i / rotation.core] = rotation.core_matrix[i];
@@ -52,6 +54,12 @@ class Decoder {
  private:
   static constexpr int kCount = kHeadDim / 8;
   static constexpr size_t kPlaneBytes = kHeadDim / 8;
+  // Powers of two go without masks (simd_planes-inl.h). Two vectors of 64 then share a block: a
+  // group has two sets of tokens, the even and the odd ones.
+  static constexpr bool kOctets = kInner == kHeadDim;
+  static constexpr int kSets = kHeadDim == 64 ? 2 : 1;
+  static constexpr int kGroupTokens = kSets * kTokens;
+  static constexpr int kGroups = kBatch / kGroupTokens;
 
   // Where value i goes when of 8 the even ones come first.
   static constexpr int even_odd(int i) { return i / 8 * 8 + i % 2 * 4 + i % 8 / 2; }
@@ -76,18 +84,30 @@ class Decoder {
       }
     }
 
-    HWY_INLINE void lookup(V8 index, V8& low_bytes, V8& high_bytes) const {
-      if constexpr (kTables == 1) {
-        low_bytes = hn::TableLookupBytes(low[0], index);
-        high_bytes = hn::TableLookupBytes(high[0], index);
-      } else {
-        const V8 within = hn::And(index, hn::Set(U8(), 15));
-        const auto lower = hn::Eq(within, index);
-        low_bytes = hn::IfThenElse(lower, hn::TableLookupBytes(low[0], within),
-                                   hn::TableLookupBytes(low[1], within));
-        high_bytes = hn::IfThenElse(lower, hn::TableLookupBytes(high[0], within),
-                                    hn::TableLookupBytes(high[1], within));
+    // `upper`: where the second table holds; not looked at where there is one table.
+    HWY_INLINE void lookup(V8 index, hn::MFromD<U8> upper, V16& first, V16& second) const {
+      V8 low_bytes = hn::TableLookupBytes(low[0], index);
+      V8 high_bytes = hn::TableLookupBytes(high[0], index);
+      if constexpr (kTables == 2) {
+        low_bytes = hn::IfThenElse(upper, hn::TableLookupBytes(low[1], index), low_bytes);
+        high_bytes = hn::IfThenElse(upper, hn::TableLookupBytes(high[1], index), high_bytes);
       }
+      first = hn::BitCast(I16(), hn::InterleaveLower(U8(), low_bytes, high_bytes));
+      second = hn::BitCast(I16(), hn::InterleaveUpper(U8(), low_bytes, high_bytes));
+    }
+  };
+
+  // |z|^2 of every token of a group, in all lanes of its block.
+  struct Squares {
+    V32 sums[2];
+
+    HWY_INLINE Squares() { sums[0] = sums[1] = hn::Zero(I32()); }
+    HWY_INLINE void add(int set, V16 x) {
+      V32 unused = hn::Zero(I32());
+      sums[set] = hn::ReorderWidenMulAccumulate(I32(), x, x, sums[set], unused);
+    }
+    HWY_INLINE V32 total(int set) const {
+      return sum_of_block(I32(), kSets == 2 ? sums[set] : hn::Add(sums[0], sums[1]));
     }
   };
 
@@ -95,66 +115,92 @@ class Decoder {
   void gather_words(int plane, uint32_t token, uint16_t* HWY_RESTRICT words) const {
     const Rows from =
         rows_of(const_cast<std::byte*>(run_.planes[plane]), kPlaneBytes, token, run_.token_count);
-    constexpr int kWords = kHeadDim / 16;
-    prefetch(from.at[0] + run_.token_count * kPlaneBytes, kTokens * kPlaneBytes);  // the next run's
-    if constexpr (kTokens == 4 && kWords % 8 == 0) {
-      const hn::CappedTag<uint16_t, 8> d;
-      for (int i = 0; i < kWords; i += 8) {
-        const auto load = [&](int t) HWY_ATTR {
-          return hn::LoadU(d, reinterpret_cast<const uint16_t*>(from.at[t]) + i);
-        };
-        const auto a = load(0), b = load(1), c = load(2), e = load(3);
-        const auto ac0 = hn::InterleaveLower(d, a, c), ac1 = hn::InterleaveUpper(d, a, c);
-        const auto be0 = hn::InterleaveLower(d, b, e), be1 = hn::InterleaveUpper(d, b, e);
-        hn::Store(hn::InterleaveLower(d, ac0, be0), d, words + 4 * i);
-        hn::Store(hn::InterleaveUpper(d, ac0, be0), d, words + 4 * i + 8);
-        hn::Store(hn::InterleaveLower(d, ac1, be1), d, words + 4 * i + 16);
-        hn::Store(hn::InterleaveUpper(d, ac1, be1), d, words + 4 * i + 24);
-      }
-    } else {
-      for (int i = 0; i < kWords; ++i) {
-        for (int t = 0; t < kTokens; ++t) {
-          std::memcpy(words + i * kTokens + t, from.at[t] + 2 * i, 2);
-        }
-      }
+    for (int i = 0; i < kHeadDim / 16; ++i) {
+      for (int t = 0; t < kTokens; ++t) std::memcpy(words + i * kTokens + t, from.at[t] + 2 * i, 2);
     }
   }
 
-  // The centroids of a group, and |z|^2 in all lanes of a token's block.
+  // The centroids of a group, 8 values of a token to a block.
   template <int kPlanes>
-  HWY_INLINE V32 unpack(int group, const Centroids<kPlanes>& centroids, V16* HWY_RESTRICT x) const {
+  HWY_INLINE void unpack_words(int group, const Centroids<kPlanes>& centroids, V16* HWY_RESTRICT x,
+                               Squares& squares) const {
     const U8 d8;
-    V32 sum0 = hn::Zero(I32()), sum1 = hn::Zero(I32());
     for (int i = 0; i < kHeadDim / 16; ++i) {
       auto index = hn::Zero(d8);
+      hn::MFromD<U8> upper = {};
       for (int plane = 0; plane < kPlanes; ++plane) {
         const auto* bits = reinterpret_cast<const uint8_t*>(words_[plane][group] + i * kTokens);
-        const auto bit = hn::Set(d8, static_cast<uint8_t>(1 << (kPlanes - 1 - plane)));
-        index = hn::Or(index, hn::IfThenElseZero(hn::LoadMaskBits(d8, bits), bit));
+        const auto mask = hn::LoadMaskBits(d8, bits);
+        if (kPlanes == 5 && plane == 0) {
+          upper = mask;
+        } else {
+          const auto bit = hn::Set(d8, static_cast<uint8_t>(1 << (kPlanes - 1 - plane)));
+          index = hn::Or(index, hn::IfThenElseZero(mask, bit));
+        }
       }
-      hn::VFromD<U8> low, high;
-      centroids.lookup(index, low, high);
-      x[2 * i] = hn::BitCast(I16(), hn::InterleaveLower(d8, low, high));
-      x[2 * i + 1] = hn::BitCast(I16(), hn::InterleaveUpper(d8, low, high));
-      sum0 = hn::ReorderWidenMulAccumulate(I32(), x[2 * i], x[2 * i], sum0, sum1);
-      sum0 = hn::ReorderWidenMulAccumulate(I32(), x[2 * i + 1], x[2 * i + 1], sum0, sum1);
+      centroids.lookup(index, upper, x[2 * i], x[2 * i + 1]);
+      squares.add(0, x[2 * i]);
+      squares.add(1, x[2 * i + 1]);
     }
-    return sum_of_block(I32(), hn::Add(sum0, sum1));
   }
 
-  // What the groups of a batch read: words of planes, and norms. A stage of its own, since what was
-  // just stored in pieces cannot be loaded whole at once.
+  // 16 bytes of a plane in every block: of a token, or of two where they have 8 each.
+  HWY_INLINE V8 load_plane(int plane, uint32_t token, int section) const {
+    const U8 d8;
+    std::byte* const first = const_cast<std::byte*>(run_.planes[plane]);
+    prefetch(first + (run_.token_count + token) * kPlaneBytes, kGroupTokens * kPlaneBytes);
+    if (kPlaneBytes <= 16 && token + kGroupTokens <= run_.token_count) {
+      return hn::LoadU(d8, reinterpret_cast<const uint8_t*>(first) + token * kPlaneBytes);
+    }
+    if constexpr (kPlaneBytes >= 16) {
+      const Rows rows = rows_of(first, kPlaneBytes, token, run_.token_count);
+      return gather<16>(d8, rows.at, 16 * section);
+    }
+    alignas(64) uint8_t bytes[kGroupTokens * kPlaneBytes];
+    for (uint32_t t = 0; t < kGroupTokens; ++t) {
+      const uint32_t from = std::min(token + t, run_.token_count - 1);
+      std::memcpy(bytes + t * kPlaneBytes, first + from * kPlaneBytes, kPlaneBytes);
+    }
+    return hn::Load(d8, bytes);
+  }
+
+  // The centroids of a group, as rotate_octets() wants them.
+  template <int kPlanes>
+  HWY_INLINE void unpack_octets(uint32_t token, const Centroids<kPlanes>& centroids,
+                                V16* HWY_RESTRICT x, Squares& squares) const {
+    constexpr int kNibblePlanes = std::min(kPlanes, 4);
+    for (int section = 0; section < (kHeadDim + 127) / 128; ++section) {
+      V8 planes[4], nibbles[8], top = hn::Zero(U8());
+      for (int p = 0; p < 4; ++p) {
+        planes[p] = p < kNibblePlanes ? load_plane(kPlanes - 1 - p, token, section) : top;
+      }
+      if constexpr (kPlanes == 5) top = load_plane(0, token, section);
+      nibbles_of(planes, nibbles);
+      for (int k = 0; k < 8; ++k) {
+        hn::MFromD<U8> upper = {};
+        if (kPlanes == 5) upper = hn::TestBit(top, hn::Set(U8(), static_cast<uint8_t>(1 << k)));
+        V16* const first = x + 16 * section + k;
+        centroids.lookup(nibbles[k], upper, first[0], first[8]);
+        squares.add(0, first[0]);
+        squares.add(1, first[8]);
+      }
+    }
+  }
+
+  // What the groups of a batch read: norms and, where there are no octets, words of planes. A stage
+  // of its own, since what was just stored in pieces cannot be loaded whole at once.
   void prepare(uint32_t begin) {
     for (int group = 0; group < kGroups; ++group) {
-      const uint32_t token = begin + group * kTokens;
+      const uint32_t token = begin + group * kGroupTokens;
       if (token >= run_.token_count) return;
-      for (int plane = 0; plane < run_.plane_count; ++plane) {
-        gather_words(plane, token, words_[plane][group]);
+      if constexpr (!kOctets) {
+        for (int plane = 0; plane < run_.plane_count; ++plane) {
+          gather_words(plane, token, words_[plane][group]);
+        }
       }
-      for (uint32_t t = 0; t < kTokens; ++t) {
-        const uint32_t last = run_.token_count - 1;
-        const uint32_t norm = uint32_t{run_.norms[token + t < last ? token + t : last]} << 16;
-        norms_[group][t] = norm;
+      for (uint32_t t = 0; t < kGroupTokens; ++t) {
+        const uint32_t norm = run_.norms[std::min(token + t, run_.token_count - 1)];
+        norms_[group][t % kSets][t / kSets] = norm << 16;
       }
     }
   }
@@ -166,78 +212,104 @@ class Decoder {
     return hn::Div(norm, length);
   }
 
+  // Two passes over each batch, so that no group waits for its own square roots and divisions.
   template <int kPlanes, DType kType>
   void decode_narrow() {
     const Centroids<kPlanes> centroids(run_.tables->centroids[kPlanes - 1].data());
     for (uint32_t begin = run_.exact_token_count; begin < run_.token_count; begin += kBatch) {
       prepare(begin);
-      for (int group = 0; group < kGroups; ++group) {
-        const uint32_t token = begin + group * kTokens;
-        if (token >= run_.token_count) break;
-        decode_group<kPlanes, kType>(token, group, centroids);
+      const uint32_t left = (run_.token_count - begin + kGroupTokens - 1) / kGroupTokens;
+      const int groups = static_cast<int>(std::min<uint32_t>(kGroups, left));
+      for (int group = 0; group < groups; ++group) {
+        rotate_group<kPlanes>(begin + group * kGroupTokens, group, centroids);
+      }
+      for (int group = 0; group < groups; ++group) {
+        const uint32_t token = begin + group * kGroupTokens;
+        run_.offsets != nullptr ? store_group<kType, true>(token, group)
+                                : store_group<kType, false>(token, group);
       }
     }
   }
 
-  template <int kPlanes, DType kType>
-  HWY_INLINE void decode_group(uint32_t token, int group, const Centroids<kPlanes>& centroids) {
-    prefetch_ahead(run_, token);
-    V16 x[kCount];
-    const V32 squared = unpack<kPlanes>(group, centroids, x);
-    rotate<kHeadDim, kInner>(I16(), transposed_, x);
+  template <int kPlanes>
+  HWY_INLINE void rotate_group(uint32_t token, int group, const Centroids<kPlanes>& centroids) {
+    V16 x[kCount * kSets];
+    Squares squares;
+    if constexpr (kOctets) {
+      unpack_octets<kPlanes>(token, centroids, x, squares);
+      rotate_octets<kHeadDim, kSets>(x);
+    } else {
+      unpack_words<kPlanes>(group, centroids, x, squares);
+      rotate_pairs<kHeadDim, kInner>(transposed_, x);
+    }
+    for (int i = 0; i < kCount * kSets; ++i) rotated_[group][i] = x[i];
     // Four copies of a token's norm, in its block.
     alignas(64) static constexpr int32_t kOwnToken[16] = {0, 0, 0, 0, 1, 1, 1, 1,
                                                           2, 2, 2, 2, 3, 3, 3, 3};
-    const auto bits = hn::TableLookupLanes(hn::LoadDup128(U32(), norms_[group]),
-                                           hn::SetTableIndices(U32(), kOwnToken));
-    const auto flag = hn::Set(U32(), uint32_t{kNormOffsetFlag} << 16);
-    const auto shifted = hn::RebindMask(F32(), hn::TestBit(bits, flag));
-    const VF scale = matched_scale(hn::BitCast(F32(), hn::AndNot(flag, bits)), squared);
-    const Rows to = rows_of(run_.values, run_.token_stride_bytes, token, run_.token_count);
-    run_.offsets != nullptr ? store_group<kType, true>(x, scale, shifted, to)
-                            : store_group<kType, false>(x, scale, shifted, to);
+    for (int set = 0; set < kSets; ++set) {
+      const auto bits = hn::TableLookupLanes(hn::LoadDup128(U32(), norms_[group][set]),
+                                             hn::SetTableIndices(U32(), kOwnToken));
+      const auto flag = hn::Set(U32(), uint32_t{kNormOffsetFlag} << 16);
+      const VF norm = hn::BitCast(F32(), hn::AndNot(flag, bits));
+      scales_[group][set] = matched_scale(norm, squares.total(set));
+      flagged_[group][set] = hn::And(flag, bits);
+    }
+  }
+
+  template <DType kType, bool kOffsets>
+  HWY_INLINE void store_group(uint32_t token, int group) const {
+    if (!stream_) prefetch_ahead(run_, token, kGroupTokens);
+    const U32 d32;
+    for (int set = 0; set < kSets; ++set) {
+      Rows to;
+      for (uint32_t t = 0; t < kTokens; ++t) {
+        const uint32_t row = std::min(token + t * kSets + set, run_.token_count - 1);
+        to.at[t] = run_.values + row * run_.token_stride_bytes;
+      }
+      const auto flagged = hn::Ne(flagged_[group][set], hn::Zero(d32));
+      store_set<kType, kOffsets>(rotated_[group] + kCount * set, scales_[group][set],
+                                 hn::RebindMask(F32(), flagged), to);
+    }
   }
 
   // A few registers at a time, so that stores come between arithmetic.
   template <DType kType, bool kOffsets>
-  HWY_INLINE void store_group(const V16* HWY_RESTRICT x, VF scale, hn::MFromD<F32> shifted,
-                              const Rows& to) const {
-    // Integers are widened in the upper half of 32 bits, which multiplies them by 2^16.
-    const VF factor = hn::Mul(scale, hn::Set(F32(), 0x1.0p-16f));
+  HWY_INLINE void store_set(const V16* HWY_RESTRICT x, VF scale, hn::MFromD<F32> shifted,
+                            const Rows& to) const {
+    constexpr int kStep = std::max(2, kTokens);
+    constexpr int kRest = kCount % kStep;
     constexpr int kBlocksEach = kType == DType::f32 ? 2 : 1;
-    constexpr int kRest = kCount % kTokens;
-    V16 blocks[kTokens * kBlocksEach];
-    for (int i = 0; i + kTokens <= kCount; i += kTokens) {
-      for (int n = 0; n < kTokens; ++n) {
-        values_of<kType, kOffsets>(x[i + n], i + n, factor, shifted, blocks + kBlocksEach * n);
+    V16 blocks[kStep * kBlocksEach];
+    for (int i = 0; i + kStep <= kCount; i += kStep) {
+      for (int n = 0; n < kStep; n += 2) {
+        values_of<kType, kOffsets>(x + i + n, i + n, scale, shifted, blocks + kBlocksEach * n);
       }
-      store_blocks<kTokens * kBlocksEach>(blocks, to, 16 * kBlocksEach * i);
+      store_blocks<kStep * kBlocksEach>(blocks, to, 16 * kBlocksEach * i, stream_);
     }
     if constexpr (kRest != 0) {
-      for (int n = 0; n < kRest; ++n) {
-        const int i = kCount - kRest + n;
-        values_of<kType, kOffsets>(x[i], i, factor, shifted, blocks + kBlocksEach * n);
-      }
-      store_blocks<kRest * kBlocksEach>(blocks, to, 16 * kBlocksEach * (kCount - kRest));
+      const int i = kCount - kRest;
+      values_of<kType, kOffsets>(x + i, i, scale, shifted, blocks);
+      store_blocks<kRest * kBlocksEach>(blocks, to, 16 * kBlocksEach * i, stream_);
     }
   }
 
+  // Of two registers as rotate_pairs() leaves them.
   template <DType kType, bool kOffsets>
-  HWY_INLINE void values_of(V16 x, int i, VF factor, hn::MFromD<F32> shifted, V16* blocks) const {
+  HWY_INLINE void values_of(const V16* HWY_RESTRICT x, int i, VF scale, hn::MFromD<F32> shifted,
+                            V16* HWY_RESTRICT blocks) const {
     const F32 d;
-    const I16 d16;
-    const V16 whole = hn::Mul(x, hn::LoadDup128(d16, run_.rotation->signs.data() + 8 * i));
-    const auto words = hn::BitCast(I32(), whole);
-    const auto odd32 = hn::And(words, hn::Set(I32(), static_cast<int32_t>(0xffff0000u)));
-    VF even = hn::Mul(hn::ConvertTo(d, hn::ShiftLeft<16>(words)), factor);
-    VF odd = hn::Mul(hn::ConvertTo(d, odd32), factor);
-    if constexpr (kOffsets) {
-      const VF even_offset = hn::LoadDup128(d, offsets_ + 8 * i);
-      const VF odd_offset = hn::LoadDup128(d, offsets_ + 8 * i + 4);
-      even = hn::Add(even, hn::IfThenElseZero(shifted, even_offset));
-      odd = hn::Add(odd, hn::IfThenElseZero(shifted, odd_offset));
+    constexpr int kBlocksEach = kType == DType::f32 ? 2 : 1;
+    VF values[4];
+    for (int k = 0; k < 4; ++k) {
+      const int16_t* weights = run_.rotation->last_weights.data() + 16 * i + 8 * k;
+      values[k] = hn::Mul(hn::ConvertTo(d, multiply_pairs(x[k % 2], weights)), scale);
+      if constexpr (kOffsets) {
+        const VF offset = hn::LoadDup128(d, offsets_ + 8 * i + 4 * k);
+        values[k] = hn::Add(values[k], hn::IfThenElseZero(shifted, offset));
+      }
     }
-    to_blocks<kType>(even, odd, blocks);
+    to_blocks<kType>(values[0], values[1], blocks);
+    to_blocks<kType>(values[2], values[3], blocks + kBlocksEach);
   }
 
   // 6 to 8 planes: what 16 bits cannot hold. One token at a time, in 32.
@@ -280,22 +352,25 @@ class Decoder {
       if (run_.offsets != nullptr) floats[at] += shifted ? offsets_[at] : 0.0f;
     }
     // Every block is of this token, written as often as there are.
-    Rows from, to;
-    std::fill(from.at, from.at + kTokens, reinterpret_cast<std::byte*>(floats));
+    Rows to;
     std::fill(to.at, to.at + kTokens, run_.values + token * run_.token_stride_bytes);
     constexpr int kBlocksEach = kType == DType::f32 ? 2 : 1;
     V16 blocks[kCount * kBlocksEach];
     for (int i = 0; i < kCount; ++i) {
-      VF even, odd;
-      load_values<DType::f32>(from.at, 8 * i, even, odd);
+      const VF even = hn::LoadDup128(F32(), floats + 8 * i);
+      const VF odd = hn::LoadDup128(F32(), floats + 8 * i + 4);
       to_blocks<kType>(even, odd, blocks + kBlocksEach * i);
     }
-    store_blocks<kCount * kBlocksEach>(blocks, to, 0);
+    store_blocks<kCount * kBlocksEach>(blocks, to, 0, false);
   }
 
   const DecodeRun& run_;
-  alignas(64) uint16_t words_[kNarrowPlanesMax][kGroups][kHeadDim / 16 * kTokens];
-  alignas(16) uint32_t norms_[kGroups][4] = {};
+  const bool stream_;
+  alignas(64) uint16_t words_[kNarrowPlanesMax][kGroups][kOctets ? 1 : kHeadDim / 16 * kTokens];
+  V16 rotated_[kGroups][kCount * kSets];  // by rotate_group() for store_group()
+  VF scales_[kGroups][kSets];
+  hn::VFromD<U32> flagged_[kGroups][kSets];
+  alignas(16) uint32_t norms_[kGroups][kSets][4] = {};
   int8_t transposed_[kHeadDim / kInner * (kHeadDim / kInner)];
   alignas(64) float offsets_[kHeadDim];
 };

@@ -179,7 +179,7 @@ class Encoder {
   void encode_group(uint32_t token, int group) {
     const F32 d;
     const Rows from = rows(token);
-    prefetch_ahead(run_, token);
+    prefetch_ahead(run_, token, kTokens);
     LaneSums sums, residual_sums;
     for (int i = 0; i < kCount; i += 2) {
       measure<kType, kOffsets, 0>(from, i, sums, residual_sums);

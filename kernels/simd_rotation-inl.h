@@ -15,16 +15,19 @@ HWY_BEFORE_NAMESPACE();
 namespace hadal {
 namespace HWY_NAMESPACE {
 
+template <class V>
+HWY_INLINE void butterfly(V& a, V& b) {
+  const V sum = hn::Add(a, b);
+  b = hn::Sub(a, b);
+  a = sum;
+}
+
 // Butterflies between registers, for strides of kStride registers and more.
 template <int kStride, int kRun, int kCount, class V>
 HWY_INLINE void butterflies_across(V* HWY_RESTRICT x) {
   if constexpr (kStride < kRun) {
     for (int base = 0; base < kCount; base += 2 * kStride) {
-      for (int i = base; i < base + kStride; ++i) {
-        const V a = x[i], b = x[i + kStride];
-        x[i] = hn::Add(a, b);
-        x[i + kStride] = hn::Sub(a, b);
-      }
+      for (int i = base; i < base + kStride; ++i) butterfly(x[i], x[i + kStride]);
     }
     butterflies_across<2 * kStride, kRun, kCount>(x);
   }
@@ -87,21 +90,82 @@ HWY_INLINE void core_of_halves(D d, const int8_t* matrix, V* HWY_RESTRICT x) {
   }
 }
 
+// C, or its transpose if that is given.
+template <int kHeadDim, int kInner, class D, class V>
+HWY_INLINE void rotate_core(D d, const int8_t* matrix, V* HWY_RESTRICT x) {
+  constexpr int kLanes = 16 / sizeof(hn::TFromD<D>);
+  constexpr int kCore = kHeadDim / kInner;
+  if constexpr (kCore > 1 && kInner >= kLanes) {
+    core_of_registers<kCore, kInner / kLanes>(d, matrix, x);
+  } else if constexpr (kCore > 1) {
+    static_assert(2 * kInner == kLanes, "two rows a block");
+    core_of_halves<kCore>(d, matrix, x);
+  }
+}
+
 // C (x) W, or with the transpose of C given.
 template <int kHeadDim, int kInner, class D, class V>
 HWY_INLINE void rotate(D d, const int8_t* core_matrix, V* HWY_RESTRICT x) {
   constexpr int kLanes = 16 / sizeof(hn::TFromD<D>);
   constexpr int kCount = kHeadDim / kLanes;
-  constexpr int kCore = kHeadDim / kInner;
   static_assert(kCount % 2 == 0, "registers go in pairs");
   butterflies_across<1, kInner / kLanes, kCount>(x);
   for (int i = 0; i < kCount; i += 2) butterflies_in_blocks<kLanes, kInner>(d, x[i], x[i + 1]);
-  if constexpr (kCore > 1 && kInner >= kLanes) {
-    core_of_registers<kCore, kInner / kLanes>(d, core_matrix, x);
-  } else if constexpr (kCore > 1) {
-    static_assert(2 * kInner == kLanes, "two rows a block");
-    core_of_halves<kCore>(d, core_matrix, x);
+  rotate_core<kHeadDim, kInner>(d, core_matrix, x);
+}
+
+// Of two registers, in units of T: the lower halves of their blocks in turn, and the upper ones.
+template <class T>
+HWY_INLINE void interleave(V16& a, V16& b) {
+  const hn::Repartition<T, I16> d;
+  const auto low = hn::InterleaveLower(d, hn::BitCast(d, a), hn::BitCast(d, b));
+  b = hn::BitCast(I16(), hn::InterleaveUpper(d, hn::BitCast(d, a), hn::BitCast(d, b)));
+  a = hn::BitCast(I16(), low);
+}
+
+// The same but for the butterflies of stride 8 and the diagonal, which Rotation::last_weights do.
+// Of values 16n to 16n + 15 register 2n then has the even ones, register 2n + 1 the odd ones, in
+// the order 0 8 2 10 4 12 6 14. Before, value i is in lane i % 8 of register i / 8.
+template <int kHeadDim, int kInner>
+HWY_INLINE void rotate_pairs(const int8_t* core_matrix, V16* HWY_RESTRICT x) {
+  constexpr int kCount = kHeadDim / 8;
+  rotate_core<kHeadDim, kInner>(I16(), core_matrix, x);
+  butterflies_across<2, kInner / 8, kCount>(x);
+  for (int i = 0; i < kCount; i += 2) {
+    interleave<int16_t>(x[i], x[i + 1]);
+    if constexpr (kInner > 4) butterfly(x[i], x[i + 1]);
+    interleave<int32_t>(x[i], x[i + 1]);
+    butterfly(x[i], x[i + 1]);
+    interleave<int32_t>(x[i], x[i + 1]);
+    butterfly(x[i], x[i + 1]);
   }
+}
+
+// The same for a power of two, where value 64g + 8j + k is in lane j of register 8g + k before, as
+// nibbles_of() has it. kSets vectors one after the other.
+template <int kHeadDim, int kSets>
+HWY_INLINE void rotate_octets(V16* HWY_RESTRICT x) {
+  butterflies_across<1, kHeadDim / 8, kHeadDim / 8 * kSets>(x);
+#pragma GCC unroll 4
+  for (int i = 0; i < kHeadDim / 8 * kSets; i += 8) {
+#pragma GCC unroll 4
+    for (int k = i; k < i + 4; ++k) {
+      interleave<int32_t>(x[k], x[k + 4]);
+      butterfly(x[k], x[k + 4]);
+    }
+#pragma GCC unroll 4
+    for (int n = 0; n < 4; ++n) {
+      const int k = i + n / 2 * 4 + n % 2;
+      interleave<int32_t>(x[k], x[k + 2]);
+      butterfly(x[k], x[k + 2]);
+    }
+  }
+}
+
+// Sums of products of pairs.
+HWY_INLINE V32 multiply_pairs(V16 x, const int16_t* weights) {
+  V32 unused = hn::Zero(I32());
+  return hn::ReorderWidenMulAccumulate(I32(), x, hn::LoadDup128(I16(), weights), unused, unused);
 }
 
 }  // namespace HWY_NAMESPACE

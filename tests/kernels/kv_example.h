@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <new>
 #include <random>
 #include <vector>
 
@@ -10,10 +11,25 @@
 
 namespace hadal {
 
-// KV of one block in dense pages [token, head, value] a layer, as floats beside their bytes.
+// Memory that starts where a cache line does.
+template <typename T>
+struct LineAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kLine{64};
+  LineAllocator() = default;
+  template <typename U>
+  LineAllocator(const LineAllocator<U>&) {}  // NOLINT: allocators convert
+  T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kLine)); }
+  void deallocate(T* at, size_t) { ::operator delete(at, kLine); }
+  bool operator==(const LineAllocator&) const { return true; }
+};
+
+// KV of one block in dense pages [token, head, value] a layer, as floats beside their bytes. Pages
+// of every second layer begin within a cache line: kernels store to them in another way.
 struct KvExample {
+  using Bytes = std::vector<std::byte, LineAllocator<std::byte>>;
   KvLayout layout;
-  std::vector<std::vector<std::byte>> keys, values;
+  std::vector<Bytes> keys, values;
   std::vector<std::byte*> key_rows, value_rows;
 
   explicit KvExample(const KvLayout& of) : layout(of) {
@@ -23,8 +39,13 @@ struct KvExample {
       keys.emplace_back(tokens * heads * layout.key_head_dim * bytes);
       values.emplace_back(tokens * heads * layout.value_head_dim * bytes);
     }
-    for (auto& row : keys) key_rows.push_back(row.data());
-    for (auto& row : values) value_rows.push_back(row.data());
+    for (auto* side : {&keys, &values}) {
+      for (size_t layer = 0; layer < side->size(); ++layer) {
+        const size_t begin = layer % 2 * bytes;
+        (*side)[layer].resize((*side)[layer].size() + begin);
+        (side == &keys ? key_rows : value_rows).push_back((*side)[layer].data() + begin);
+      }
+    }
   }
   KvExample(const KvExample&) = delete;
 

@@ -1,0 +1,62 @@
+// Bit planes to indices and back, 8 values of every byte of a plane at a time, without masks: bytes
+// of 4 planes are 4 x 8 matrices of bits, and two rounds of swaps transpose them.
+//
+// Value 8j + k of a token is bit k of byte j of its plane. Register k of 8 then has in byte j what
+// belongs to that value. This needs planes whose bytes fill whole blocks: head_dims that are powers
+// of two.
+//
+// Compiled once for every instruction set, by codec_simd.cc alone.
+
+#if defined(HADAL_KERNELS_SIMD_PLANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef HADAL_KERNELS_SIMD_PLANES_INL_H_
+#undef HADAL_KERNELS_SIMD_PLANES_INL_H_
+#else
+#define HADAL_KERNELS_SIMD_PLANES_INL_H_
+#endif
+
+#include "kernels/simd_blocks-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace hadal {
+namespace HWY_NAMESPACE {
+
+using V8 = hn::VFromD<U8>;
+
+template <int kBits>
+HWY_INLINE V8 shifted_left(V8 v) {
+  return hn::BitCast(U8(), hn::ShiftLeft<kBits>(hn::BitCast(U16(), v)));
+}
+template <int kBits>
+HWY_INLINE V8 shifted_right(V8 v) {
+  return hn::BitCast(U8(), hn::ShiftRight<kBits>(hn::BitCast(U16(), v)));
+}
+
+// Of every 2 * kBits bits, `low` has the lower halves of a and b, and `high` the upper halves; in
+// both those of `a` come first. Bits that a shift carries into another byte are masked away.
+template <int kBits>
+HWY_INLINE void swap_bits(V8 a, V8 b, V8& low, V8& high) {
+  const V8 lower = hn::Set(U8(), kBits == 1 ? 0x55 : 0x33);
+  low = hn::Or(hn::And(lower, a), hn::AndNot(lower, shifted_left<kBits>(b)));
+  high = hn::Or(hn::And(lower, shifted_right<kBits>(a)), hn::AndNot(lower, b));
+}
+
+// `planes`: 4, least significant first. `nibbles[k]`: the 4 bits of value 8j + k, in byte j.
+HWY_INLINE void nibbles_of(const V8* HWY_RESTRICT planes, V8* HWY_RESTRICT nibbles) {
+  V8 even[2], odd[2];
+  swap_bits<1>(planes[0], planes[1], even[0], odd[0]);
+  swap_bits<1>(planes[2], planes[3], even[1], odd[1]);
+  V8 pairs[4];  // of values k and k + 4
+  swap_bits<2>(even[0], even[1], pairs[0], pairs[2]);
+  swap_bits<2>(odd[0], odd[1], pairs[1], pairs[3]);
+  const V8 low = hn::Set(U8(), 0x0f);
+  for (int k = 0; k < 4; ++k) {
+    nibbles[k] = hn::And(pairs[k], low);
+    nibbles[k + 4] = hn::And(shifted_right<4>(pairs[k]), low);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace hadal
+HWY_AFTER_NAMESPACE();
+
+#endif  // HADAL_KERNELS_SIMD_PLANES_INL_H_
