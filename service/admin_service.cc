@@ -29,6 +29,7 @@ void fill_store(const StoreStats& stats, pb::StoreStats* out) {
   out->set_reads(stats.reads);
   out->set_read_misses(stats.read_misses);
   out->set_bad_blocks(stats.bad_blocks);
+  out->set_token_collisions(stats.token_collisions);
   out->set_stored_raw_blocks_non_finite(stats.stored_raw_blocks_non_finite);
   out->set_raw_bytes(stats.raw_bytes);
   out->set_encoded_bytes(stats.encoded_bytes);
@@ -64,6 +65,17 @@ void fill_block(const BlockKey& key, const KeyAnswer& answer, pb::BlockStatus* o
   out->set_key_planes(answer.precision.key_planes);
   out->set_value_planes(answer.precision.value_planes);
   out->set_generation(answer.generation);
+}
+
+std::string hex_or_empty(const BlockKey& key) { return key == BlockKey{} ? "" : key.hex(); }
+
+void fill_listing(const BlockListing& block, pb::BlockStatus* out) {
+  out->set_persisted(block.persisted);
+  out->set_pins(block.pins);
+  out->set_parent(hex_or_empty(block.origin.parent));
+  out->set_route(hex_or_empty(block.origin.route));
+  if (block.origin.token_digest == 0) return;
+  out->set_token_digest(absl::StrCat(absl::Hex(block.origin.token_digest, absl::kZeroPad16)));
 }
 
 // False where a key is not one; `refusal` then says which.
@@ -126,8 +138,12 @@ class AdminService final : public pb::Admin::Service {
     if (!parse_keys(request->keys(), &keys, &refusal)) return refusal;
     if (keys.empty()) return {grpc::StatusCode::INVALID_ARGUMENT, "keys is empty; give at least 1"};
     const LookupAnswer found = node_.store.lookup(keys, LookupOptions{});
+    const std::vector<BlockListing> listings = node_.store.describe(keys);
     for (size_t i = 0; i < keys.size(); ++i) {
-      fill_block(keys[i], found.keys[i], answer->add_blocks());
+      pb::BlockStatus* out = answer->add_blocks();
+      fill_block(keys[i], found.keys[i], out);
+      // Not of a block that came or was replaced in between.
+      if (listings[i].answer.generation == found.keys[i].generation) fill_listing(listings[i], out);
     }
     return grpc::Status::OK;
   }
@@ -156,8 +172,7 @@ class AdminService final : public pb::Admin::Service {
     for (const BlockListing& block : node_.store.list(at_most)) {
       pb::BlockStatus* out = answer->add_blocks();
       fill_block(block.key, block.answer, out);
-      out->set_persisted(block.persisted);
-      out->set_pins(block.pins);
+      fill_listing(block, out);
     }
     return grpc::Status::OK;
   }

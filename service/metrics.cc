@@ -61,6 +61,8 @@ constexpr Row<StoreStats> kStoreRows[] = {
     {"hadal_read_misses_total", "Reads that missed", kCounter, &StoreStats::read_misses},
     {"hadal_bad_blocks_total", "Blocks found damaged and dropped", kCounter,
      &StoreStats::bad_blocks},
+    {"hadal_token_collisions_total", "Puts and reads of a key that holds other tokens", kCounter,
+     &StoreStats::token_collisions},
     {"hadal_non_finite_blocks_total", "Blocks stored raw because of NaN or infinity", kCounter,
      &StoreStats::stored_raw_blocks_non_finite},
     {"hadal_raw_bytes_total", "Bytes that the stored puts encode", kCounter,

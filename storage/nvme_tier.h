@@ -30,10 +30,12 @@ struct NvmeRecord {
   uint64_t ordinal = 0;  // 0: none
   uint64_t generation = 0;
   uint64_t layout_hash = 0;
+  uint64_t raw_bytes = 0;  // that it encodes
   uint32_t bytes = 0;
   uint32_t flags = 0;  // BlockFlags of its header
   uint8_t dropped_planes = 0;
   Precision precision;
+  BlockOrigin origin;
 };
 
 struct NvmeWrite {

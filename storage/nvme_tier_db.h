@@ -18,7 +18,7 @@
 
 namespace hadal {
 
-inline constexpr uint32_t kNvmeFormatVersion = 1;
+inline constexpr uint32_t kNvmeFormatVersion = 2;
 
 inline constexpr int kDataMemtablesMax = 3;
 

@@ -38,9 +38,14 @@ struct MetaRow {
   uint8_t key_planes;
   uint8_t value_planes;
   uint8_t reserved;
-  uint64_t checksum;  // hash64 of the 40 bytes before it
+  uint64_t raw_bytes;
+  uint64_t first_token_index;
+  uint64_t token_digest;
+  uint8_t parent[sizeof(BlockKey)];
+  uint8_t route[sizeof(BlockKey)];
+  uint64_t checksum;  // hash64 of the 128 bytes before it
 };
-static_assert(sizeof(MetaRow) == 48);
+static_assert(sizeof(MetaRow) == 136);
 
 uint64_t row_checksum(const MetaRow& row) {
   return hash64(absl::MakeConstSpan(reinterpret_cast<const std::byte*>(&row),
@@ -60,6 +65,11 @@ bool parse_row(const rocksdb::Slice& key, const rocksdb::Slice& value, NvmeRecor
   record.flags = row.flags;
   record.dropped_planes = row.dropped_planes;
   record.precision = {row.key_planes, row.value_planes};
+  record.raw_bytes = row.raw_bytes;
+  record.origin.first_token_index = row.first_token_index;
+  record.origin.token_digest = row.token_digest;
+  std::memcpy(record.origin.parent.bytes.data(), row.parent, sizeof(row.parent));
+  std::memcpy(record.origin.route.bytes.data(), row.route, sizeof(row.route));
   return row.ordinal != 0 && row.generation != 0;
 }
 
@@ -412,6 +422,11 @@ std::string meta_row(const NvmeRecord& record) {
   row.dropped_planes = record.dropped_planes;
   row.key_planes = record.precision.key_planes;
   row.value_planes = record.precision.value_planes;
+  row.raw_bytes = record.raw_bytes;
+  row.first_token_index = record.origin.first_token_index;
+  row.token_digest = record.origin.token_digest;
+  std::memcpy(row.parent, record.origin.parent.bytes.data(), sizeof(row.parent));
+  std::memcpy(row.route, record.origin.route.bytes.data(), sizeof(row.route));
   row.checksum = row_checksum(row);
   return {reinterpret_cast<const char*>(&row), sizeof(row)};
 }

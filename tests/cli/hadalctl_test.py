@@ -84,7 +84,8 @@ class AdminTest(WithNodeTest):
         blocks = self.nodes.ctl_json("blocks")["blocks"]
         self.assertEqual(sorted(block["key"] for block in blocks), sorted(keys))
         self.assertEqual(list(blocks[0]), ["key", "state", "tier", "bytes", "dropped_planes", "key_planes",
-                                           "value_planes", "generation", "persisted", "pins"])
+                                           "value_planes", "generation", "persisted", "pins", "parent", "route",
+                                           "token_digest"])
         self.assertEqual(len(self.nodes.ctl_json("blocks", "--at-most", "2")["blocks"]), 2)
         self.assertEqual(len(self.text("blocks").splitlines()), 4)
 

@@ -290,7 +290,7 @@ class CannotStartTest(processes.ProcessTest):
         node = self.nvme_node().start()
         self.assertEqual(node.stop(), 0)
         (self.directory / "nvme" / "HADAL_NVME_FORMAT").write_text("hadal nvme format 99\n")
-        self.assert_one_message(node, "hadal nvme format 99", "hadal nvme format 1", "Use another directory")
+        self.assert_one_message(node, "hadal nvme format 99", "hadal nvme format 2", "Use another directory")
 
     def test_nvme_directory_in_use(self):
         self.nvme_node().start()
