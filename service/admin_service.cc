@@ -41,6 +41,7 @@ void fill_store(const StoreStats& stats, pb::StoreStats* out) {
   out->set_persisted_blocks(stats.persisted_blocks);
   out->set_recovered_blocks(stats.recovered_blocks);
   out->set_recovery_lost(stats.recovery_lost);
+  out->set_recovery_repaired(stats.recovery_repaired);
   out->set_oldest_unpersisted_age_ms(absl::ToInt64Milliseconds(stats.oldest_unpersisted_age));
 }
 

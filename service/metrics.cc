@@ -82,8 +82,10 @@ constexpr Row<StoreStats> kStoreRows[] = {
      &StoreStats::persisted_blocks},
     {"hadal_recovered_blocks", "Blocks that NVMe held at start", kGauge,
      &StoreStats::recovered_blocks},
-    {"hadal_recovery_lost", "1 where the NVMe directory was damaged at start", kGauge,
-     &StoreStats::recovery_lost},
+    {"hadal_recovery_repaired", "1 where the NVMe directory was damaged at start and made good",
+     kGauge, &StoreStats::recovery_repaired},
+    {"hadal_recovery_lost", "1 where blocks were lost by damage of the NVMe directory at start",
+     kGauge, &StoreStats::recovery_lost},
 };
 
 constexpr Row<TierStats> kTierRows[] = {

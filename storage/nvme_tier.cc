@@ -162,7 +162,7 @@ uint64_t live_file_bytes(NvmeDb& db) {
 }
 
 absl::Status RocksNvmeTier::recover(Recovery& recovery) {
-  const absl::StatusOr<uint64_t> next = recover_records(*db_, recovery.records, recovery.lost);
+  const absl::StatusOr<uint64_t> next = recover_records(*db_, recovery);
   if (!next.ok()) {
     return absl::Status(next.status().code(),
                         absl::StrCat("nvme.path ", config_.path, ": ", next.status().message()));
@@ -548,7 +548,7 @@ uint64_t NvmeTier::memtable_bytes(const NvmeConfig& config) {
 absl::StatusOr<std::unique_ptr<NvmeTier>> NvmeTier::open(const NvmeConfig& config,
                                                          const Clock& clock, Recovery& recovery) {
   auto signals = std::make_shared<Signals>();
-  absl::StatusOr<std::unique_ptr<NvmeDb>> db = open_nvme_db(config, signals, recovery.lost);
+  absl::StatusOr<std::unique_ptr<NvmeDb>> db = open_nvme_db(config, signals, recovery.damage);
   if (!db.ok()) return db.status();
   auto tier = std::make_unique<RocksNvmeTier>(config, clock, *std::move(db), std::move(signals));
   absl::Status recovered = tier->recover(recovery);

@@ -38,6 +38,12 @@ struct NvmeRecord {
   BlockOrigin origin;
 };
 
+// What opening a directory had to make good.
+struct NvmeDamage {
+  bool repaired = false;
+  bool lost = false;  // and blocks were lost by it; false where nothing but the manifest was bad
+};
+
 struct NvmeWrite {
   NvmeRecord record;  // ordinal is assigned when written
   absl::Span<const std::byte> bytes;
@@ -73,7 +79,7 @@ class NvmeTier {
  public:
   struct Recovery {
     std::vector<NvmeRecord> records;  // oldest first
-    bool lost = false;                // the directory was damaged: blocks may be missing
+    NvmeDamage damage;
   };
   // Bytes on success; NotFound: the block is gone; DataLoss: damaged.
   using LoadDone = std::function<void(absl::StatusOr<absl::Span<const std::byte>>)>;

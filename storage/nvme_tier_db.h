@@ -45,15 +45,16 @@ struct NvmeDb {
   rocksdb::ColumnFamilyHandle* meta = nullptr;
 };
 
-// `lost` becomes true where a damaged directory of ours was repaired or started empty. Errors as
+// A damaged directory of ours is repaired, or started empty; `damage` then says so. Errors as
 // TieredStore::open.
 absl::StatusOr<std::unique_ptr<NvmeDb>> open_nvme_db(
-    const NvmeConfig& config, const std::shared_ptr<rocksdb::EventListener>& listener, bool& lost);
+    const NvmeConfig& config, const std::shared_ptr<rocksdb::EventListener>& listener,
+    NvmeDamage& damage);
 
 // Every metadata row whose ordinal a live data file covers, oldest first; reads no values. Rows of
-// others are deleted. `lost` becomes true where rows were damaged. Answers the ordinal after the
-// last that was ever used; Unavailable where damaged metadata cannot be replaced.
-absl::StatusOr<uint64_t> recover_records(NvmeDb& db, std::vector<NvmeRecord>& records, bool& lost);
+// others are deleted. `recovery.damage` says where rows or their data were damaged. Answers the
+// ordinal after the last that was ever used; Unavailable where damaged metadata cannot be replaced.
+absl::StatusOr<uint64_t> recover_records(NvmeDb& db, NvmeTier::Recovery& recovery);
 
 // The smallest ordinal that a live data file covers, UINT64_MAX where there is no such file.
 uint64_t oldest_live_ordinal(rocksdb::DB& db);

@@ -245,11 +245,16 @@ rocksdb::Status open_once(const rocksdb::DBOptions& options, const std::string& 
 // Makes a new manifest from the table files that can be read, and moves the others away: what a
 // lost or cut file held is gone, and nothing else. (Best-efforts recovery would go back to before
 // that file, and lose all that is newer.) Rows without data are found by recover_records, damaged
-// values by their reader.
-void salvage(const rocksdb::DBOptions& options, const std::string& path, const NvmeSizes& sizes) {
+// values by their reader. Answers whether a file was left out.
+bool salvage(const rocksdb::DBOptions& options, const std::string& path, const NvmeSizes& sizes) {
+  bool lost = false;
   rocksdb::RepairDB(path, options, families(sizes)).PermitUncheckedError();
   std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(path + "/lost", ignored)) {
+    if (entry.path().extension() == ".sst") lost = true;
+  }
   std::filesystem::remove_all(path + "/lost", ignored);  // it would count against the capacity
+  return lost;
 }
 
 absl::Status open_error(const std::string& path, const rocksdb::Status& status) {
@@ -311,7 +316,8 @@ absl::StatusOr<NvmeSizes> NvmeSizes::make(const NvmeConfig& config) {
 }
 
 absl::StatusOr<std::unique_ptr<NvmeDb>> open_nvme_db(
-    const NvmeConfig& config, const std::shared_ptr<rocksdb::EventListener>& listener, bool& lost) {
+    const NvmeConfig& config, const std::shared_ptr<rocksdb::EventListener>& listener,
+    NvmeDamage& damage) {
   auto out = std::make_unique<NvmeDb>();
   absl::StatusOr<NvmeSizes> sizes = NvmeSizes::make(config);
   absl::Status checked = sizes.status();
@@ -322,13 +328,17 @@ absl::StatusOr<std::unique_ptr<NvmeDb>> open_nvme_db(
   out->sizes = *sizes;
 
   const rocksdb::DBOptions options = db_options(config.path, listener);
+  // Before opening, which replaces it. A whole one is not what is damaged: a file that it names is.
+  std::vector<std::string> names;
+  const bool manifest_whole = rocksdb::DB::ListColumnFamilies(options, config.path, &names).ok();
   rocksdb::Status status = open_once(options, config.path, *out);
   if (status.IsCorruption()) {
-    lost = true;
-    salvage(options, config.path, out->sizes);
+    damage = {true, manifest_whole};
+    if (salvage(options, config.path, out->sizes)) damage.lost = true;
     status = open_once(options, config.path, *out);
   }
   if (status.IsCorruption()) {
+    damage.lost = true;
     rocksdb::DestroyDB(config.path, rocksdb::Options(options, data_options(out->sizes)));
     std::error_code ignored;
     std::filesystem::create_directory(config.path, ignored);
@@ -340,7 +350,8 @@ absl::StatusOr<std::unique_ptr<NvmeDb>> open_nvme_db(
   return out;
 }
 
-absl::StatusOr<uint64_t> recover_records(NvmeDb& db, std::vector<NvmeRecord>& records, bool& lost) {
+absl::StatusOr<uint64_t> recover_records(NvmeDb& db, NvmeTier::Recovery& recovery) {
+  std::vector<NvmeRecord>& records = recovery.records;
   std::vector<rocksdb::LiveFileMetaData> files;
   db.db->GetLiveFilesMetaData(&files);
   std::vector<std::pair<uint64_t, uint64_t>> ranges;  // first, last ordinal
@@ -361,18 +372,20 @@ absl::StatusOr<uint64_t> recover_records(NvmeDb& db, std::vector<NvmeRecord>& re
   for (rows->SeekToFirst(); rows->Valid(); rows->Next()) {
     NvmeRecord record;
     const bool whole = parse_row(rows->key(), rows->value(), record);
-    if (!whole) lost = true;
     if (whole) next_ordinal = std::max(next_ordinal, record.ordinal + 1);
     if (whole && is_live(record.ordinal)) {
       records.push_back(record);
-    } else {
-      gone.Delete(db.meta, rows->key());
+      continue;
     }
+    // FIFO drops the oldest alone: what misses above them was lost.
+    const bool dropped = whole && (ranges.empty() || record.ordinal < ranges.front().first);
+    if (!dropped) recovery.damage = {true, true};
+    gone.Delete(db.meta, rows->key());
   }
   const bool damaged = !rows->status().ok();
   rows.reset();
   if (damaged) {
-    lost = true;
+    recovery.damage = {true, true};
     const rocksdb::Status status = renew_meta(db, records);
     if (!status.ok()) {
       return absl::UnavailableError(

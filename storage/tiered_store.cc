@@ -197,7 +197,7 @@ class TieredStoreImpl final : public TieredStore, private NvmeListener {
   std::atomic<uint64_t> next_generation_{1};
   std::atomic<bool> evicting_{false};
   std::atomic<uint64_t> recovered_blocks_{0};
-  std::atomic<uint64_t> recovery_lost_{0};
+  NvmeDamage recovery_damage_;  // set before anyone else sees the store
 
   std::mutex loads_mutex_;
   // Reads that wait for one transfer from NVMe, by ordinal. Guarded by loads_mutex_.
@@ -220,7 +220,7 @@ absl::Status TieredStoreImpl::open_nvme(NvmeConfig config) {
   }
   next_generation_ = generation;
   recovered_blocks_ = index_->counts().nvme_blocks;
-  recovery_lost_ = recovery.lost ? 1 : 0;
+  recovery_damage_ = recovery.damage;
   nvme_ = *std::move(nvme);
   nvme_->start(*this);
   return absl::OkStatus();
@@ -692,7 +692,8 @@ StoreStats TieredStoreImpl::stats() const {
   stats.pinned_bytes = counts.pinned_bytes;
   stats.persisted_blocks = counts.persisted_blocks;
   stats.recovered_blocks = recovered_blocks_;
-  stats.recovery_lost = recovery_lost_;
+  stats.recovery_repaired = recovery_damage_.repaired ? 1 : 0;
+  stats.recovery_lost = recovery_damage_.lost ? 1 : 0;
   return stats;
 }
 

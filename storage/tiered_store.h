@@ -64,10 +64,11 @@ struct StoreStats {
   uint64_t encoded_bytes = 0;  // what they were encoded to
   uint64_t pinned_bytes = 0;
   uint64_t nvme_queue_bytes = 0, nvme_dropped_blocks = 0, nvme_write_errors = 0;
-  uint64_t nvme_db_reads = 0;     // reads that reached RocksDB: a miss adds none
-  uint64_t persisted_blocks = 0;  // survive kill -9
-  uint64_t recovered_blocks = 0;  // found at start
-  uint64_t recovery_lost = 0;     // 1 where the directory was damaged at start: blocks may be gone
+  uint64_t nvme_db_reads = 0;      // reads that reached RocksDB: a miss adds none
+  uint64_t persisted_blocks = 0;   // survive kill -9
+  uint64_t recovered_blocks = 0;   // found at start
+  uint64_t recovery_repaired = 0;  // 1 where the directory was damaged at start and made good
+  uint64_t recovery_lost = 0;      // 1 where blocks were lost by that damage
   absl::Duration oldest_unpersisted_age;  // 0 where all is persisted
 };
 

@@ -82,7 +82,7 @@ class RunningTest(processes.ProcessTest):
                 content = table.read_bytes()
                 table.write_bytes(content[:10] + bytes([content[10] ^ 1]) + content[11:])
         node.start()
-        self.assertEqual(node.metrics()["hadal_recovery_lost"], 1)
+        self.assertEqual((node.metrics()["hadal_recovery_repaired"], node.metrics()["hadal_recovery_lost"]), (1, 1))
         event = json.loads([line for line in node.log_lines() if "NVMe directory was damaged" in line][-1])
         self.assertEqual((event["level"], event["path"], event["recovered_blocks"]),
                          ("warn", str(self.directory / "nvme"), "0"))

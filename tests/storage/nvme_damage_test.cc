@@ -130,6 +130,7 @@ TEST_F(NvmeStoreTest, DamagedMetadataIsCountedNeverWrongBytes) {
       }
       EXPECT_LT(served, 100u);
       EXPECT_EQ(store->stats().recovered_blocks, served);
+      EXPECT_EQ(store->stats().recovery_repaired, 1);
       EXPECT_EQ(store->stats().recovery_lost, 1);
       ASSERT_TRUE(put(*store, make_block(200)).ok());
       EXPECT_TRUE(store->flush(absl::Seconds(20)).ok());
@@ -137,6 +138,7 @@ TEST_F(NvmeStoreTest, DamagedMetadataIsCountedNeverWrongBytes) {
     // What was damaged is not found again, and what was left is not lost by it.
     const std::unique_ptr<TieredStore> store = open();
     EXPECT_EQ(store->stats().recovered_blocks, served + 1);
+    EXPECT_EQ(store->stats().recovery_repaired, 0);
     EXPECT_EQ(store->stats().recovery_lost, 0);
     expect_whole(*store, 200);
   }
@@ -172,6 +174,17 @@ TEST_F(NvmeStoreTest, WholeFilesWithWrongBlocksAreMisses) {
   EXPECT_EQ(store->stats().read_misses, 5);
 }
 
+// Of blocks, by age.
+std::vector<std::filesystem::path> data_files(const std::string& path) {
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(path)) {
+    if (entry.path().extension() != ".sst" || entry.file_size() < (64u << 10)) continue;
+    files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
 // A file of each quarter of 100 blocks: one is cut or gone, the other three serve.
 TEST_F(NvmeStoreTest, CutAndLostFilesAreMissesNeverWrongBytes) {
   for (int which = 0; which < 8; ++which) {
@@ -186,12 +199,7 @@ TEST_F(NvmeStoreTest, CutAndLostFilesAreMissesNeverWrongBytes) {
         }
       }
     }
-    std::vector<std::filesystem::path> data;  // by age
-    for (const auto& entry : std::filesystem::directory_iterator(config_.nvme.path)) {
-      if (entry.path().extension() != ".sst" || entry.file_size() < (64u << 10)) continue;
-      data.push_back(entry.path());
-    }
-    std::sort(data.begin(), data.end());
+    const std::vector<std::filesystem::path> data = data_files(config_.nvme.path);
     ASSERT_GE(data.size(), 4u);
     const std::filesystem::path& victim = data[which % 4];
     if (which < 4) {
@@ -212,6 +220,7 @@ TEST_F(NvmeStoreTest, CutAndLostFilesAreMissesNeverWrongBytes) {
       EXPECT_GE(served, 50u) << which;
       EXPECT_LT(served, 100u) << which;
       EXPECT_EQ(store->stats().recovered_blocks, served + again) << which;
+      EXPECT_EQ(store->stats().recovery_repaired, again ? 0 : 1) << which;
       EXPECT_EQ(store->stats().recovery_lost, again ? 0 : 1) << which;
       if (again) continue;
       ASSERT_TRUE(put(*store, make_block(200)).ok());
@@ -219,6 +228,23 @@ TEST_F(NvmeStoreTest, CutAndLostFilesAreMissesNeverWrongBytes) {
     }
     EXPECT_FALSE(std::filesystem::exists(config_.nvme.path + "/lost"));
   }
+}
+
+TEST_F(NvmeStoreTest, BlocksOfALostFileAreMissedWithoutAManifestToo) {
+  {
+    const std::unique_ptr<TieredStore> store = open();
+    for (uint64_t i = 0; i < 40; ++i) {
+      ASSERT_TRUE(put(*store, make_block(i)).ok());
+      if (i % 10 == 9) {
+        ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+      }
+    }
+  }
+  std::filesystem::remove(data_files(config_.nvme.path).at(2));
+  damage_files(config_.nvme.path, "MANIFEST");
+  const std::unique_ptr<TieredStore> store = open();
+  EXPECT_LT(store->stats().recovered_blocks, 40);
+  EXPECT_EQ(store->stats().recovery_lost, 1);
 }
 
 TEST_F(NvmeStoreTest, ADamagedManifestAloneLosesNothing) {
@@ -230,7 +256,28 @@ TEST_F(NvmeStoreTest, ADamagedManifestAloneLosesNothing) {
   damage_files(config_.nvme.path, "MANIFEST");
   const std::unique_ptr<TieredStore> store = open();
   EXPECT_EQ(store->stats().recovered_blocks, 20);
+  EXPECT_EQ(store->stats().recovery_repaired, 1);
+  EXPECT_EQ(store->stats().recovery_lost, 0);
   for (uint64_t i = 0; i < 20; ++i) expect_whole(*store, i);
+}
+
+// RocksDB then begins a new manifest before it says that the directory is corrupt.
+TEST_F(NvmeStoreTest, ALostOrEmptyCurrentFileLosesNothing) {
+  for (const bool empty : {false, true}) {
+    {
+      const std::unique_ptr<TieredStore> store = open();
+      for (uint64_t i = 0; i < 20; ++i) put(*store, make_block(i)).IgnoreError();
+      ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+    }
+    std::filesystem::remove(config_.nvme.path + "/CURRENT");
+    if (empty) std::ofstream(config_.nvme.path + "/CURRENT").close();
+    const std::unique_ptr<TieredStore> store = open();
+    ASSERT_NE(store, nullptr);
+    EXPECT_EQ(store->stats().recovered_blocks, 20) << empty;
+    EXPECT_EQ(store->stats().recovery_repaired, 1) << empty;
+    EXPECT_EQ(store->stats().recovery_lost, 0) << empty;
+    for (uint64_t i = 0; i < 20; ++i) expect_whole(*store, i);
+  }
 }
 
 }  // namespace
