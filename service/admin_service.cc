@@ -125,6 +125,7 @@ class AdminService final : public pb::Admin::Service {
       out->set_capacity_bytes(tier.capacity_bytes);
       out->set_used_bytes(tier.used_bytes);
       out->set_encoded_bytes(tier.encoded_bytes);
+      out->set_raw_bytes(tier.raw_bytes);
       out->set_blocks(tier.blocks);
       out->set_hits(tier.hits);
       out->set_evicted_blocks(tier.evicted_blocks);

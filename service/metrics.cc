@@ -94,6 +94,8 @@ constexpr Row<TierStats> kTierRows[] = {
      &TierStats::used_bytes},
     {"hadal_tier_encoded_bytes", "Bytes of the blocks in a tier, without rounding", kGauge,
      &TierStats::encoded_bytes},
+    {"hadal_tier_raw_bytes", "Bytes that the blocks in a tier encode", kGauge,
+     &TierStats::raw_bytes},
     {"hadal_tier_blocks", "Blocks in a tier", kGauge, &TierStats::blocks},
     {"hadal_tier_hits_total", "Reads served from a tier", kCounter, &TierStats::hits},
     {"hadal_tier_evicted_blocks_total", "Blocks that left a tier to make room", kCounter,

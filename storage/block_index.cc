@@ -165,11 +165,13 @@ struct BlockIndex::Shard {
     if (entry.dram != nullptr) {
       --counts.dram_blocks;
       counts.dram_bytes -= entry.dram->size_bytes();
+      counts.dram_raw_bytes -= entry.raw_bytes;
     }
     entry.dram = std::move(block);
     if (entry.dram != nullptr) {
       ++counts.dram_blocks;
       counts.dram_bytes += entry.dram->size_bytes();
+      counts.dram_raw_bytes += entry.raw_bytes;
     }
     counts.pinned_bytes += pinned_bytes(entry);
   }
@@ -179,6 +181,7 @@ struct BlockIndex::Shard {
     if (entry.nvme.ordinal != 0) {
       --counts.nvme_blocks;
       counts.nvme_bytes -= entry.nvme.bytes;
+      counts.nvme_raw_bytes -= entry.raw_bytes;
       if (entry.persisted) --counts.persisted_blocks;
     }
     entry.nvme = copy;
@@ -186,6 +189,7 @@ struct BlockIndex::Shard {
     if (copy.ordinal != 0) {
       ++counts.nvme_blocks;
       counts.nvme_bytes += copy.bytes;
+      counts.nvme_raw_bytes += entry.raw_bytes;
       entry.offered = false;
     }
     counts.pinned_bytes += pinned_bytes(entry);
@@ -375,11 +379,13 @@ uint64_t BlockIndex::end_put(IndexPublish publish) {
     return 0;
   }
   const uint64_t replaced = entry->nvme.ordinal;
+  // What was there leaves the counts by its own raw size.
   shard.set_nvme(*entry, {});
+  shard.set_dram(*entry, nullptr);
+  entry->raw_bytes = publish.raw_bytes;
   shard.set_dram(*entry, std::move(publish.block));
   entry->generation = publish.generation;
   entry->layout_hash = publish.layout_hash;
-  entry->raw_bytes = publish.raw_bytes;
   entry->origin = publish.origin;
   entry->flags = publish.flags;
   entry->offered = false;
@@ -444,6 +450,7 @@ bool BlockIndex::recover(const NvmeRecord& record) {
     entry = shard.add(record.key, next_birth_.fetch_add(1, std::memory_order_relaxed));
     if (entry == nullptr) return false;
   }
+  shard.set_nvme(*entry, {});
   entry->generation = record.generation;
   entry->layout_hash = record.layout_hash;
   entry->raw_bytes = record.raw_bytes;
@@ -562,8 +569,10 @@ IndexCounts BlockIndex::counts() const {
     const IndexCounts& counts = shards_[i].counts;
     sum.dram_blocks += counts.dram_blocks;
     sum.dram_bytes += counts.dram_bytes;
+    sum.dram_raw_bytes += counts.dram_raw_bytes;
     sum.nvme_blocks += counts.nvme_blocks;
     sum.nvme_bytes += counts.nvme_bytes;
+    sum.nvme_raw_bytes += counts.nvme_raw_bytes;
     sum.persisted_blocks += counts.persisted_blocks;
     sum.pinned_bytes += counts.pinned_bytes;
   }

@@ -56,8 +56,8 @@ struct IndexRemoved {
 };
 
 struct IndexCounts {
-  uint64_t dram_blocks = 0, dram_bytes = 0;
-  uint64_t nvme_blocks = 0, nvme_bytes = 0;
+  uint64_t dram_blocks = 0, dram_bytes = 0, dram_raw_bytes = 0;
+  uint64_t nvme_blocks = 0, nvme_bytes = 0, nvme_raw_bytes = 0;
   uint64_t persisted_blocks = 0;
   uint64_t pinned_bytes = 0;  // of the slab, now or once read
 };

@@ -664,12 +664,13 @@ StoreStats TieredStoreImpl::stats() const {
   const IndexCounts counts = index_->counts();
   StoreStats stats;
   stats.tiers.push_back({Tier::dram, dram_->capacity_bytes(), dram_->used_bytes(),
-                         counts.dram_bytes, counts.dram_blocks, counters_.dram_hits,
-                         counters_.dram_evicted});
+                         counts.dram_bytes, counts.dram_raw_bytes, counts.dram_blocks,
+                         counters_.dram_hits, counters_.dram_evicted});
   if (nvme_ != nullptr) {
     const NvmeStats nvme = nvme_->stats();
     stats.tiers.push_back({Tier::nvme, nvme.capacity_bytes, nvme.file_bytes, counts.nvme_bytes,
-                           counts.nvme_blocks, counters_.nvme_hits, counters_.nvme_evicted});
+                           counts.nvme_raw_bytes, counts.nvme_blocks, counters_.nvme_hits,
+                           counters_.nvme_evicted});
     stats.nvme_queue_bytes = nvme.queue_bytes;
     stats.nvme_dropped_blocks = nvme.dropped_blocks;
     stats.nvme_write_errors = nvme.write_errors;

@@ -47,6 +47,7 @@ struct TierStats {
   uint64_t capacity_bytes = 0;
   uint64_t used_bytes = 0;     // slab bytes handed out, or file bytes
   uint64_t encoded_bytes = 0;  // of blocks, without rounding
+  uint64_t raw_bytes = 0;      // that those blocks encode
   uint64_t blocks = 0;
   uint64_t hits = 0;
   uint64_t evicted_blocks = 0;

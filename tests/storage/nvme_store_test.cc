@@ -38,11 +38,16 @@ TEST_F(NvmeStoreTest, ServesAfterARestart) {
   const std::unique_ptr<TieredStore> store = open();
   EXPECT_EQ(store->stats().recovered_blocks, 50);
   EXPECT_EQ(store->stats().persisted_blocks, 50);
+  const uint64_t raw_bytes = 50 * test_layout().raw_bytes(16);
+  EXPECT_EQ(store->stats().tiers[0].raw_bytes, 0);
+  EXPECT_EQ(store->stats().tiers[1].raw_bytes, raw_bytes);
   for (uint64_t i = 0; i < 50; ++i) {
     EXPECT_EQ(look(*store, i).tier, Tier::nvme);
     expect_whole(*store, i);
     EXPECT_EQ(look(*store, i).tier, Tier::dram);
   }
+  EXPECT_EQ(store->stats().tiers[0].raw_bytes, raw_bytes);
+  EXPECT_EQ(store->stats().tiers[1].raw_bytes, raw_bytes);
 }
 
 TEST_F(NvmeStoreTest, TokensOfARestartedStoreAreCompared) {
@@ -554,6 +559,10 @@ TEST_F(NvmeStoreTest, ManyThreadsSeeOnlyTrueBytes) {
   store.evict({});
   EXPECT_EQ(store.stats().pinned_bytes, 0);
   EXPECT_EQ(store.stats().tiers[0].used_bytes, 0);
+  for (const TierStats& tier : store.stats().tiers) {
+    EXPECT_EQ(tier.encoded_bytes, 0) << tier_name(tier.tier);
+    EXPECT_EQ(tier.raw_bytes, 0) << tier_name(tier.tier);
+  }
   EXPECT_EQ(store.stats().persisted_blocks, 0);
 }
 
