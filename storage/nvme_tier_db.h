@@ -45,8 +45,8 @@ struct NvmeDb {
   rocksdb::ColumnFamilyHandle* meta = nullptr;
 };
 
-// A damaged directory of ours is repaired, or started empty; `damage` then says so. Errors as
-// TieredStore::open.
+// A damaged directory of ours is repaired, or started empty; `damage` then says so. Small files are
+// not merged until set_merging. Errors as TieredStore::open.
 absl::StatusOr<std::unique_ptr<NvmeDb>> open_nvme_db(
     const NvmeConfig& config, const std::shared_ptr<rocksdb::EventListener>& listener,
     NvmeDamage& damage);
@@ -55,6 +55,10 @@ absl::StatusOr<std::unique_ptr<NvmeDb>> open_nvme_db(
 // others are deleted. `recovery.damage` says where rows or their data were damaged. Answers the
 // ordinal after the last that was ever used; Unavailable where damaged metadata cannot be replaced.
 absl::StatusOr<uint64_t> recover_records(NvmeDb& db, NvmeTier::Recovery& recovery);
+
+// Whether small files of a slow trickle are merged; otherwise their number has no bound. A merge
+// takes the newest files, of at most a memtable together.
+rocksdb::Status set_merging(NvmeDb& db, bool merging);
 
 // The smallest ordinal that a live data file covers, UINT64_MAX where there is no such file.
 uint64_t oldest_live_ordinal(rocksdb::DB& db);

@@ -170,9 +170,8 @@ rocksdb::ColumnFamilyOptions data_options(const NvmeSizes& sizes) {
   rocksdb::ColumnFamilyOptions options;
   options.compaction_style = rocksdb::kCompactionStyleFIFO;
   options.num_levels = 1;
-  // Small files of a slow trickle are merged; otherwise their number would have no bound.
   options.compaction_options_fifo.max_table_files_size = sizes.data_limit_bytes;
-  options.compaction_options_fifo.allow_compaction = true;
+  options.compaction_options_fifo.allow_compaction = false;  // until set_merging
   options.max_compaction_bytes = sizes.memtable_bytes;
   options.level0_file_num_compaction_trigger = 8;
   options.level0_slowdown_writes_trigger = INT_MAX;
@@ -400,6 +399,11 @@ absl::StatusOr<uint64_t> recover_records(NvmeDb& db, NvmeTier::Recovery& recover
   std::sort(records.begin(), records.end(),
             [](const NvmeRecord& a, const NvmeRecord& b) { return a.ordinal < b.ordinal; });
   return next_ordinal;
+}
+
+rocksdb::Status set_merging(NvmeDb& db, bool merging) {
+  const std::string options = absl::StrCat("{allow_compaction=", merging ? "true" : "false", ";}");
+  return db.db->SetOptions(db.data, {{"compaction_options_fifo", options}});
 }
 
 uint64_t oldest_live_ordinal(rocksdb::DB& db) {

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <thread>
 
 #include "tests/storage/nvme_fixture.h"
 
@@ -227,6 +228,92 @@ TEST_F(NvmeStoreTest, CutAndLostFilesAreMissesNeverWrongBytes) {
       EXPECT_TRUE(store->flush(absl::Seconds(20)).ok());
     }
     EXPECT_FALSE(std::filesystem::exists(config_.nvme.path + "/lost"));
+  }
+}
+
+// Puts one block more at a time, and flushes, until one is persisted; false where none ever is.
+bool persists_again(TieredStore& store, uint64_t first_number) {
+  for (uint64_t i = 0; i < 200; ++i) {
+    const TestBlock block = make_block(first_number + i);
+    EXPECT_TRUE(put(store, block).ok());
+    store.flush(absl::Seconds(1)).IgnoreError();
+    if (store.describe({&block.offer.key, 1})[0].persisted) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  return false;
+}
+
+bool fails_to_write(TieredStore& store) {
+  for (int i = 0; i < 1000 && store.stats().nvme_write_errors == 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return store.stats().nvme_write_errors > 0;
+}
+
+// RocksDB merges the newest files where eight are small, and a merge that meets damage ends all
+// writing of an open database.
+TEST_F(NvmeStoreTest, AMergeOfADamagedFileStopsOffloadingForAMomentOnly) {
+  config_.nvme.memtable_bytes = kMiB;
+  config_.nvme.flush_interval = absl::Hours(1);  // the files are those that the test asks for
+  for (const bool restarted : {false, true}) {
+    SCOPED_TRACE(restarted);
+    TempDir dir;
+    config_.nvme.path = dir.path() + "/nvme";
+    std::unique_ptr<TieredStore> store = open();
+    const auto put_file = [&](uint64_t number) {
+      EXPECT_TRUE(put(*store, make_block(number)).ok());
+      EXPECT_TRUE(put(*store, make_block(number + 1)).ok());
+      return store->flush(absl::Seconds(20)).ok();
+    };
+    for (uint64_t i = 0; i < 14; i += 2) ASSERT_TRUE(put_file(i));
+    if (restarted) store.reset();
+    const std::vector<std::filesystem::path> data = data_files(config_.nvme.path);
+    ASSERT_EQ(data.size(), 7u);
+    damage_files(config_.nvme.path, data[5].filename());
+    if (restarted) store = open();
+    put_file(14);
+    ASSERT_TRUE(fails_to_write(*store));
+    ASSERT_TRUE(persists_again(*store, 1000));
+    const uint64_t write_errors = store->stats().nvme_write_errors;
+    // Merges begin again, and do not meet the damaged file.
+    for (uint64_t i = 2000; i < 2120; i += 2) ASSERT_TRUE(put_file(i));
+    EXPECT_LT(data_files(config_.nvme.path).size(), 50u);
+    EXPECT_EQ(store->stats().nvme_write_errors, write_errors);
+    for (const bool again : {false, true}) {
+      if (again) store = open_again(std::move(store));
+      uint64_t served = 0;
+      for (uint64_t i = 0; i < 14; ++i) {
+        const absl::StatusOr<StoredBlock> block = read(*store, i);
+        if (!block.ok()) continue;
+        ++served;
+        EXPECT_TRUE(same_bytes(block->bytes, make_block(i).bytes));
+      }
+      EXPECT_GE(served, 12u);
+      for (uint64_t i = 2000; i < 2120; ++i) expect_whole(*store, i);
+    }
+  }
+}
+
+TEST_F(NvmeStoreTest, ACompactionOfDamagedMetadataStopsOffloadingForAMomentOnly) {
+  config_.nvme.flush_interval = absl::Hours(1);
+  std::unique_ptr<TieredStore> store = open();
+  for (uint64_t i = 0; i < 20; ++i) ASSERT_TRUE(put(*store, make_block(i)).ok());
+  ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+  flip_bytes_of_small_tables(config_.nvme.path, 10, uint64_t{1} << 30);
+  for (uint64_t i = 0; i < 3; ++i) {
+    ASSERT_TRUE(put(*store, make_block(100 + i)).ok());
+    store->flush(absl::Seconds(20)).IgnoreError();
+  }
+  ASSERT_TRUE(fails_to_write(*store));
+  ASSERT_TRUE(persists_again(*store, 1000));
+  // The index follows: what it says of NVMe is there after a restart.
+  ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+  const uint64_t persisted = store->stats().persisted_blocks;
+  store = open_again(std::move(store));
+  EXPECT_EQ(store->stats().recovered_blocks, persisted);
+  EXPECT_EQ(store->stats().recovery_repaired, 0);
+  for (const BlockListing& listing : store->list(SIZE_MAX)) {
+    EXPECT_TRUE(read(*store, {listing.key, {}, 0}).ok());
   }
 }
 
