@@ -71,8 +71,7 @@ PlaneZeroSections BlockPlan::plane_zero(Side side, int layer_group) const {
   const uint64_t exact = offsets + (has_offsets ? round_up(runs * head_dim * 2, 16) : 0);
   const uint64_t words = exact + round_up(exact_bytes, 16);
   const uint64_t end = words + runs * shape_.token_count * vector_plane_bytes(side);
-  return {0, static_cast<uint32_t>(offsets), static_cast<uint32_t>(exact),
-          static_cast<uint32_t>(words), static_cast<uint32_t>(end)};
+  return {0, offsets, exact, words, end};
 }
 
 absl::StatusOr<BlockPlan> BlockPlan::make(const KvLayout& layout, const CodecSpec& codec,

@@ -18,13 +18,14 @@ struct BlockShape {
 };
 
 // Byte offsets of the sections inside a cell of plane 0. Each starts at a multiple of 16; every
-// later plane is plane words alone. All counts in bytes from the start of the cell.
+// later plane is plane words alone. All counts in bytes from the start of the cell: 64 bits, since
+// BlockPlan::make asks for them before it knows that the block is small enough.
 struct PlaneZeroSections {
-  uint32_t norms;    // bf16 [layer, head, token]; sign bit set: the key offset was removed
-  uint32_t offsets;  // bf16 [layer, head, head_dim], K only where flagged; else empty
-  uint32_t exact;    // source dtype [layer, head, exact token, head_dim]
-  uint32_t words;    // plane words [layer, head, token, head_dim / 32 or / 16]
-  uint32_t end;
+  uint64_t norms;    // bf16 [layer, head, token]; sign bit set: the key offset was removed
+  uint64_t offsets;  // bf16 [layer, head, head_dim], K only where flagged; else empty
+  uint64_t exact;    // source dtype [layer, head, exact token, head_dim]
+  uint64_t words;    // plane words [layer, head, token, head_dim / 32 or / 16]
+  uint64_t end;
 };
 
 // Where everything lies in an encoded block: a pure function of layout, codec and shape, so that

@@ -29,6 +29,7 @@ void fill_store(const StoreStats& stats, pb::StoreStats* out) {
   out->set_reads(stats.reads);
   out->set_read_misses(stats.read_misses);
   out->set_bad_blocks(stats.bad_blocks);
+  out->set_token_collisions(stats.token_collisions);
   out->set_stored_raw_blocks_non_finite(stats.stored_raw_blocks_non_finite);
   out->set_raw_bytes(stats.raw_bytes);
   out->set_encoded_bytes(stats.encoded_bytes);
@@ -40,6 +41,7 @@ void fill_store(const StoreStats& stats, pb::StoreStats* out) {
   out->set_persisted_blocks(stats.persisted_blocks);
   out->set_recovered_blocks(stats.recovered_blocks);
   out->set_recovery_lost(stats.recovery_lost);
+  out->set_recovery_repaired(stats.recovery_repaired);
   out->set_oldest_unpersisted_age_ms(absl::ToInt64Milliseconds(stats.oldest_unpersisted_age));
 }
 
@@ -64,6 +66,17 @@ void fill_block(const BlockKey& key, const KeyAnswer& answer, pb::BlockStatus* o
   out->set_key_planes(answer.precision.key_planes);
   out->set_value_planes(answer.precision.value_planes);
   out->set_generation(answer.generation);
+}
+
+std::string hex_or_empty(const BlockKey& key) { return key == BlockKey{} ? "" : key.hex(); }
+
+void fill_listing(const BlockListing& block, pb::BlockStatus* out) {
+  out->set_persisted(block.persisted);
+  out->set_pins(block.pins);
+  out->set_parent(hex_or_empty(block.origin.parent));
+  out->set_route(hex_or_empty(block.origin.route));
+  if (block.origin.token_digest == 0) return;
+  out->set_token_digest(absl::StrCat(absl::Hex(block.origin.token_digest, absl::kZeroPad16)));
 }
 
 // False where a key is not one; `refusal` then says which.
@@ -112,6 +125,7 @@ class AdminService final : public pb::Admin::Service {
       out->set_capacity_bytes(tier.capacity_bytes);
       out->set_used_bytes(tier.used_bytes);
       out->set_encoded_bytes(tier.encoded_bytes);
+      out->set_raw_bytes(tier.raw_bytes);
       out->set_blocks(tier.blocks);
       out->set_hits(tier.hits);
       out->set_evicted_blocks(tier.evicted_blocks);
@@ -126,8 +140,12 @@ class AdminService final : public pb::Admin::Service {
     if (!parse_keys(request->keys(), &keys, &refusal)) return refusal;
     if (keys.empty()) return {grpc::StatusCode::INVALID_ARGUMENT, "keys is empty; give at least 1"};
     const LookupAnswer found = node_.store.lookup(keys, LookupOptions{});
+    const std::vector<BlockListing> listings = node_.store.describe(keys);
     for (size_t i = 0; i < keys.size(); ++i) {
-      fill_block(keys[i], found.keys[i], answer->add_blocks());
+      pb::BlockStatus* out = answer->add_blocks();
+      fill_block(keys[i], found.keys[i], out);
+      // Not of a block that came or was replaced in between.
+      if (listings[i].answer.generation == found.keys[i].generation) fill_listing(listings[i], out);
     }
     return grpc::Status::OK;
   }
@@ -156,8 +174,7 @@ class AdminService final : public pb::Admin::Service {
     for (const BlockListing& block : node_.store.list(at_most)) {
       pb::BlockStatus* out = answer->add_blocks();
       fill_block(block.key, block.answer, out);
-      out->set_persisted(block.persisted);
-      out->set_pins(block.pins);
+      fill_listing(block, out);
     }
     return grpc::Status::OK;
   }

@@ -136,11 +136,13 @@ int serve(const Config& config) {
              {"admin", listening.admin},
              {"metrics", listening.metrics},
              {"recovered_blocks", absl::StrCat((*server)->stats().recovered_blocks)}});
-  if ((*server)->stats().recovery_lost != 0) {
+  if ((*server)->stats().recovery_repaired != 0) {
+    const bool lost = (*server)->stats().recovery_lost != 0;
     log_event(LogLevel::warn, "NVMe directory was damaged",
               {{"path", config.store.nvme.path},
                {"recovered_blocks", absl::StrCat((*server)->stats().recovered_blocks)},
-               {"reason", "blocks may be gone, and none is served wrong; test the disk"}});
+               {"reason", lost ? "blocks were lost, and none is served wrong; test the disk"
+                               : "it was repaired, and no block was lost; test the disk"}});
   }
   std::printf("hadald ready data=%s admin=%s metrics=%s\n", listening.data.c_str(),
               listening.admin.c_str(), listening.metrics.c_str());

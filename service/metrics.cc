@@ -61,6 +61,8 @@ constexpr Row<StoreStats> kStoreRows[] = {
     {"hadal_read_misses_total", "Reads that missed", kCounter, &StoreStats::read_misses},
     {"hadal_bad_blocks_total", "Blocks found damaged and dropped", kCounter,
      &StoreStats::bad_blocks},
+    {"hadal_token_collisions_total", "Puts and reads of a key that holds other tokens", kCounter,
+     &StoreStats::token_collisions},
     {"hadal_non_finite_blocks_total", "Blocks stored raw because of NaN or infinity", kCounter,
      &StoreStats::stored_raw_blocks_non_finite},
     {"hadal_raw_bytes_total", "Bytes that the stored puts encode", kCounter,
@@ -80,8 +82,10 @@ constexpr Row<StoreStats> kStoreRows[] = {
      &StoreStats::persisted_blocks},
     {"hadal_recovered_blocks", "Blocks that NVMe held at start", kGauge,
      &StoreStats::recovered_blocks},
-    {"hadal_recovery_lost", "1 where the NVMe directory was damaged at start", kGauge,
-     &StoreStats::recovery_lost},
+    {"hadal_recovery_repaired", "1 where the NVMe directory was damaged at start and made good",
+     kGauge, &StoreStats::recovery_repaired},
+    {"hadal_recovery_lost", "1 where blocks were lost by damage of the NVMe directory at start",
+     kGauge, &StoreStats::recovery_lost},
 };
 
 constexpr Row<TierStats> kTierRows[] = {
@@ -90,6 +94,8 @@ constexpr Row<TierStats> kTierRows[] = {
      &TierStats::used_bytes},
     {"hadal_tier_encoded_bytes", "Bytes of the blocks in a tier, without rounding", kGauge,
      &TierStats::encoded_bytes},
+    {"hadal_tier_raw_bytes", "Bytes that the blocks in a tier encode", kGauge,
+     &TierStats::raw_bytes},
     {"hadal_tier_blocks", "Blocks in a tier", kGauge, &TierStats::blocks},
     {"hadal_tier_hits_total", "Reads served from a tier", kCounter, &TierStats::hits},
     {"hadal_tier_evicted_blocks_total", "Blocks that left a tier to make room", kCounter,

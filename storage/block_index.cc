@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/hash/hash.h"
+#include "absl/strings/str_cat.h"
 
 namespace hadal {
 namespace {
@@ -14,6 +15,14 @@ constexpr uint64_t kBlocksPerShardMin = 1024;
 
 enum ListId : uint8_t { kDramList = 0, kNvmeList = 1, kNoList = 2 };
 
+// What is NVMe's alone of a block's NvmeRecord.
+struct NvmeCopy {
+  uint64_t ordinal = 0;  // 0: none
+  uint32_t bytes = 0;
+  uint8_t dropped_planes = 0;
+  Precision precision;
+};
+
 }  // namespace
 
 struct BlockIndex::Entry {
@@ -22,10 +31,12 @@ struct BlockIndex::Entry {
   uint64_t tick = 0;        // of the last touch
   uint64_t generation = 0;  // 0: nothing published yet
   uint64_t layout_hash = 0;
+  uint64_t raw_bytes = 0;
+  BlockOrigin origin;
   uint32_t flags = 0;
   uint32_t pins = 0;
   std::shared_ptr<DramBlock> dram;
-  NvmeRecord nvme;  // ordinal 0: none
+  NvmeCopy nvme;
   bool persisted = false;
   bool writing = false;
   bool offered = false;  // a second time, when its turn to be evicted came
@@ -36,15 +47,25 @@ struct BlockIndex::Entry {
 
   bool present() const { return generation != 0; }
 
+  NvmeRecord record(const NvmeCopy& copy) const {
+    NvmeRecord record;
+    record.key = key;
+    record.ordinal = copy.ordinal;
+    record.generation = generation;
+    record.layout_hash = layout_hash;
+    record.raw_bytes = raw_bytes;
+    record.bytes = copy.bytes;
+    record.flags = flags;
+    record.dropped_planes = copy.dropped_planes;
+    record.precision = copy.precision;
+    record.origin = origin;
+    return record;
+  }
+
   // Of the DRAM copy, for a write to NVMe.
   IndexDemotion demotion() const {
-    IndexDemotion demotion = {{key, 0, generation, layout_hash}, dram->bytes(), nullptr};
-    demotion.record.bytes = dram->size_bytes();
-    demotion.record.flags = flags;
-    demotion.record.dropped_planes = dram->dropped_planes;
-    demotion.record.precision = dram->precision;
-    demotion.hold = DramBlock::hold(dram);
-    return demotion;
+    const NvmeCopy copy = {0, dram->size_bytes(), dram->dropped_planes, dram->precision};
+    return {record(copy), dram->bytes(), DramBlock::hold(dram)};
   }
 
   KeyAnswer answer() const {
@@ -144,27 +165,31 @@ struct BlockIndex::Shard {
     if (entry.dram != nullptr) {
       --counts.dram_blocks;
       counts.dram_bytes -= entry.dram->size_bytes();
+      counts.dram_raw_bytes -= entry.raw_bytes;
     }
     entry.dram = std::move(block);
     if (entry.dram != nullptr) {
       ++counts.dram_blocks;
       counts.dram_bytes += entry.dram->size_bytes();
+      counts.dram_raw_bytes += entry.raw_bytes;
     }
     counts.pinned_bytes += pinned_bytes(entry);
   }
 
-  void set_nvme(Entry& entry, const NvmeRecord& record) {
+  void set_nvme(Entry& entry, const NvmeCopy& copy) {
     counts.pinned_bytes -= pinned_bytes(entry);
     if (entry.nvme.ordinal != 0) {
       --counts.nvme_blocks;
       counts.nvme_bytes -= entry.nvme.bytes;
+      counts.nvme_raw_bytes -= entry.raw_bytes;
       if (entry.persisted) --counts.persisted_blocks;
     }
-    entry.nvme = record;
+    entry.nvme = copy;
     entry.persisted = false;
-    if (record.ordinal != 0) {
+    if (copy.ordinal != 0) {
       ++counts.nvme_blocks;
-      counts.nvme_bytes += record.bytes;
+      counts.nvme_bytes += copy.bytes;
+      counts.nvme_raw_bytes += entry.raw_bytes;
       entry.offered = false;
     }
     counts.pinned_bytes += pinned_bytes(entry);
@@ -232,11 +257,26 @@ struct BlockIndex::Shard {
             entry.nvme.ordinal != 0,
             entry.persisted,
             entry.pins > 0,
-            entry.pins};
+            entry.pins,
+            entry.origin};
   }
 };
 
 namespace {
+
+NvmeCopy copy_of(const NvmeRecord& record) {
+  return {record.ordinal, record.bytes, record.dropped_planes, record.precision};
+}
+
+absl::Status other_tokens(const PutOffer& offer, uint64_t stored_digest) {
+  const std::string key = offer.key.hex();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "key ", key, " holds other tokens (digest stored ",
+      absl::Hex(stored_digest, absl::kZeroPad16), ", offered ",
+      absl::Hex(offer.token_digest, absl::kZeroPad16),
+      "): two token sequences have one engine hash; let the engine hash with SHA-256, give engines "
+      "that hash in different ways different hash schemes, or evict the key to store the other"));
+}
 
 uint64_t shards_for(uint64_t max_blocks) {
   uint64_t count = 1;
@@ -310,6 +350,8 @@ absl::Status BlockIndex::begin_put(const PutOffer& offer) {
           "the block index is full and every block is pinned or in "
           "use; raise index_max_blocks");
     }
+  } else if (entry->present() && entry->origin.has_other_tokens(offer.token_digest)) {
+    return other_tokens(offer, entry->origin.token_digest);
   } else if (entry->writing) {
     return absl::AbortedError("another put of this key is in flight");
   } else {
@@ -337,22 +379,31 @@ uint64_t BlockIndex::end_put(IndexPublish publish) {
     return 0;
   }
   const uint64_t replaced = entry->nvme.ordinal;
+  // What was there leaves the counts by its own raw size.
   shard.set_nvme(*entry, {});
+  shard.set_dram(*entry, nullptr);
+  entry->raw_bytes = publish.raw_bytes;
   shard.set_dram(*entry, std::move(publish.block));
   entry->generation = publish.generation;
   entry->layout_hash = publish.layout_hash;
+  entry->origin = publish.origin;
   entry->flags = publish.flags;
   entry->offered = false;
   shard.touch(*entry, tick_.fetch_add(1, std::memory_order_relaxed));
   return replaced;
 }
 
-IndexRead BlockIndex::read(const BlockKey& key, const Precision& least) {
-  Shard& shard = shard_of(key);
+IndexRead BlockIndex::read(const ReadRequest& request) {
+  const Precision& least = request.least;
+  Shard& shard = shard_of(request.key);
   const std::lock_guard lock(shard.mutex);
   IndexRead found;
-  Entry* entry = shard.find(key);
+  Entry* entry = shard.find(request.key);
   if (entry == nullptr || !entry->present()) return found;
+  if (entry->origin.has_other_tokens(request.token_digest)) {
+    found.other_digest = entry->origin.token_digest;
+    return found;
+  }
   found.layout_hash = entry->layout_hash;
   if (entry->dram != nullptr && entry->dram->precision.satisfies(least)) {
     found.block = entry->dram;
@@ -363,7 +414,7 @@ IndexRead BlockIndex::read(const BlockKey& key, const Precision& least) {
     found.answer.generation = entry->generation;
     found.answer.hold = DramBlock::hold(entry->dram);
   } else if (entry->nvme.ordinal != 0 && entry->nvme.precision.satisfies(least)) {
-    found.record = entry->nvme;
+    found.record = entry->record(entry->nvme);
   } else {
     return found;
   }
@@ -387,7 +438,7 @@ bool BlockIndex::attach_nvme(const NvmeRecord& record) {
   const std::lock_guard lock(shard.mutex);
   Entry* entry = shard.find(record.key);
   if (entry == nullptr || entry->generation != record.generation) return false;
-  shard.set_nvme(*entry, record);
+  shard.set_nvme(*entry, copy_of(record));
   return true;
 }
 
@@ -399,10 +450,13 @@ bool BlockIndex::recover(const NvmeRecord& record) {
     entry = shard.add(record.key, next_birth_.fetch_add(1, std::memory_order_relaxed));
     if (entry == nullptr) return false;
   }
+  shard.set_nvme(*entry, {});
   entry->generation = record.generation;
   entry->layout_hash = record.layout_hash;
+  entry->raw_bytes = record.raw_bytes;
+  entry->origin = record.origin;
   entry->flags = record.flags;
-  shard.set_nvme(*entry, record);
+  shard.set_nvme(*entry, copy_of(record));
   entry->persisted = true;
   ++shard.counts.persisted_blocks;
   shard.touch(*entry, tick_.fetch_add(1, std::memory_order_relaxed));
@@ -515,8 +569,10 @@ IndexCounts BlockIndex::counts() const {
     const IndexCounts& counts = shards_[i].counts;
     sum.dram_blocks += counts.dram_blocks;
     sum.dram_bytes += counts.dram_bytes;
+    sum.dram_raw_bytes += counts.dram_raw_bytes;
     sum.nvme_blocks += counts.nvme_blocks;
     sum.nvme_bytes += counts.nvme_bytes;
+    sum.nvme_raw_bytes += counts.nvme_raw_bytes;
     sum.persisted_blocks += counts.persisted_blocks;
     sum.pinned_bytes += counts.pinned_bytes;
   }

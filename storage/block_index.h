@@ -37,13 +37,16 @@ struct IndexRead {
   StoredBlock answer;  // of `block`, held
   NvmeRecord record;   // ordinal 0: none
   uint64_t layout_hash = 0;
+  uint64_t other_digest = 0;  // of what is stored, where the reader asks for other tokens; else 0
 };
 
 struct IndexPublish {
   BlockKey key;
   uint64_t generation = 0;
   uint64_t layout_hash = 0;
-  uint32_t flags = 0;  // of the header
+  uint64_t raw_bytes = 0;  // of the header
+  uint32_t flags = 0;      // of the header
+  BlockOrigin origin;
   std::shared_ptr<DramBlock> block;
 };
 
@@ -53,8 +56,8 @@ struct IndexRemoved {
 };
 
 struct IndexCounts {
-  uint64_t dram_blocks = 0, dram_bytes = 0;
-  uint64_t nvme_blocks = 0, nvme_bytes = 0;
+  uint64_t dram_blocks = 0, dram_bytes = 0, dram_raw_bytes = 0;
+  uint64_t nvme_blocks = 0, nvme_bytes = 0, nvme_raw_bytes = 0;
   uint64_t persisted_blocks = 0;
   uint64_t pinned_bytes = 0;  // of the slab, now or once read
 };
@@ -82,14 +85,15 @@ class BlockIndex {
   KeyAnswer lookup(const BlockKey& key, PinRef* pin);
   void unpin(const PinRef& pin);
 
-  // Makes the key "being written". AlreadyExists, Aborted as TieredStore::reserve;
-  // ResourceExhausted where the index is full and nothing may leave it.
+  // Makes the key "being written". AlreadyExists, Aborted, FailedPrecondition as
+  // TieredStore::reserve; ResourceExhausted where the index is full and nothing may leave it.
   absl::Status begin_put(const PutOffer& offer);
   // Ends the put: readers see the new block at once. Answers the NVMe copy that it replaces, 0 for
   // none. A null block gives the put up, and leaves what was stored before.
   uint64_t end_put(IndexPublish publish);
 
-  IndexRead read(const BlockKey& key, const Precision& least);
+  // Finds, holds and touches; not where the stored tokens are known to be others.
+  IndexRead read(const ReadRequest& request);
 
   // False where the entry is gone or of another generation.
   bool attach_dram(const BlockKey& key, uint64_t generation, std::shared_ptr<DramBlock> block);
@@ -117,6 +121,7 @@ class BlockIndex {
     bool persisted;
     bool pinned;
     uint32_t pins;
+    const BlockOrigin& origin;
   };
   // Under the lock, where the key is present. False where it is not. `visit` may shrink a block
   // that is not in use.

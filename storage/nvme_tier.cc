@@ -28,6 +28,7 @@ constexpr auto kPoll = std::chrono::milliseconds(20);
 constexpr auto kStallMax = std::chrono::seconds(10);  // of one write behind a slow flush
 constexpr auto kCapacityWaitMax = std::chrono::seconds(2);
 constexpr auto kResumeInterval = std::chrono::milliseconds(200);
+constexpr auto kReopenInterval = std::chrono::seconds(10);  // it reads all metadata
 
 // What RocksDB's threads tell the writer. Shared with RocksDB, which may call until it is closed.
 class Signals final : public rocksdb::EventListener {
@@ -82,7 +83,11 @@ class RocksNvmeTier final : public NvmeTier {
  public:
   RocksNvmeTier(const NvmeConfig& config, const Clock& clock, std::unique_ptr<NvmeDb> db,
                 std::shared_ptr<Signals> signals)
-      : config_(config), clock_(clock), signals_(std::move(signals)), db_(std::move(db)) {}
+      : config_(config),
+        sizes_(db->sizes),
+        clock_(clock),
+        signals_(std::move(signals)),
+        db_(std::move(db)) {}
   ~RocksNvmeTier() override { stop_threads(); }
 
   absl::Status recover(Recovery& recovery);
@@ -90,7 +95,7 @@ class RocksNvmeTier final : public NvmeTier {
   void stop() override { stop_threads(); }
   bool offer(NvmeWrite write) override;
   bool has_room(uint32_t bytes) const override;
-  uint64_t block_max_bytes() const override { return db_->sizes.memtable_bytes; }
+  uint64_t block_max_bytes() const override { return sizes_.memtable_bytes; }
   bool load(const NvmeRecord& record, LoadDone done) override;
   void erase(const BlockKey& key, uint64_t ordinal) override;
   absl::Status flush(absl::Duration at_most) override;
@@ -100,6 +105,7 @@ class RocksNvmeTier final : public NvmeTier {
   void stop_threads();
   void run_writer();
   void run_reader();
+  void read_block(NvmeDb* db, const Load& load);
   void write_block(NvmeWrite& write);
   void write_erase(const Erase& erase);
   rocksdb::Status write_patiently(rocksdb::WriteBatch& batch);
@@ -111,18 +117,22 @@ class RocksNvmeTier final : public NvmeTier {
   void flush_if_due();
   void suspend();
   void try_resume();
+  void reopen();
+  bool close_db();
+  void forget_all_but(const std::vector<NvmeRecord>& records);
   void drop_one();
 
   const NvmeConfig config_;
+  const NvmeSizes sizes_;
   const Clock& clock_;
   const std::shared_ptr<Signals> signals_;
-  const std::unique_ptr<NvmeDb> db_;
   NvmeListener* listener_ = nullptr;
 
   mutable std::mutex mutex_;
   std::condition_variable writer_wakes_;
   std::condition_variable reader_wakes_;
-  // Guarded by mutex_.
+  // Guarded by mutex_. The writer alone replaces the database; a reader keeps the one it uses.
+  std::shared_ptr<NvmeDb> db_;  // null: closed, and not to be opened again yet
   std::deque<QueueItem> queue_;
   uint64_t queue_bytes_ = 0;
   absl::Time writing_since_ = absl::InfiniteFuture();  // of the block the writer has in hand
@@ -141,6 +151,8 @@ class RocksNvmeTier final : public NvmeTier {
   std::deque<Erase> on_disk_;  // every record written, oldest first, until its file goes
   SteadyTime last_flush_ = std::chrono::steady_clock::now();
   SteadyTime last_resume_ = std::chrono::steady_clock::now();
+  SteadyTime next_reopen_;          // not before
+  uint64_t merge_after_bytes_ = 0;  // to be written before small files are merged again
 
   std::atomic<bool> suspended_{false};
   std::atomic<uint64_t> file_bytes_{0};
@@ -162,7 +174,7 @@ uint64_t live_file_bytes(NvmeDb& db) {
 }
 
 absl::Status RocksNvmeTier::recover(Recovery& recovery) {
-  const absl::StatusOr<uint64_t> next = recover_records(*db_, recovery.records, recovery.lost);
+  const absl::StatusOr<uint64_t> next = recover_records(*db_, recovery);
   if (!next.ok()) {
     return absl::Status(next.status().code(),
                         absl::StrCat("nvme.path ", config_.path, ": ", next.status().message()));
@@ -172,6 +184,7 @@ absl::Status RocksNvmeTier::recover(Recovery& recovery) {
   for (const NvmeRecord& record : recovery.records)
     on_disk_.push_back({record.key, record.ordinal});
   file_bytes_ = live_file_bytes(*db_);
+  set_merging(*db_, true).PermitUncheckedError();
   return absl::OkStatus();
 }
 
@@ -258,25 +271,31 @@ void RocksNvmeTier::run_reader() {
     if (stopping_) return;
     const Load load = std::move(loads_.front());
     loads_.pop_front();
+    std::shared_ptr<NvmeDb> db = db_;
     lock.unlock();
-    ++db_reads_;
-    rocksdb::ReadOptions options;
-    options.verify_checksums = true;
-    options.fill_cache = false;
-    rocksdb::PinnableSlice value;
-    const rocksdb::Status status =
-        db_->db->Get(options, db_->data, ordinal_key(load.record.ordinal), &value);
-    if (status.ok() && value.size() == load.record.bytes) {
-      load.done(
-          absl::MakeConstSpan(reinterpret_cast<const std::byte*>(value.data()), value.size()));
-    } else if (status.ok() || status.IsCorruption()) {
-      load.done(absl::DataLossError(absl::StrCat("NVMe read: ", status.ToString())));
-    } else if (status.IsNotFound()) {
-      load.done(absl::NotFoundError("its file was dropped"));
-    } else {
-      load.done(absl::UnavailableError(absl::StrCat("NVMe read: ", status.ToString())));
-    }
+    read_block(db.get(), load);
+    db.reset();
     lock.lock();
+  }
+}
+
+void RocksNvmeTier::read_block(NvmeDb* db, const Load& load) {
+  if (db == nullptr) return load.done(absl::UnavailableError("the NVMe tier is being repaired"));
+  ++db_reads_;
+  rocksdb::ReadOptions options;
+  options.verify_checksums = true;
+  options.fill_cache = false;
+  rocksdb::PinnableSlice value;
+  const rocksdb::Status status =
+      db->db->Get(options, db->data, ordinal_key(load.record.ordinal), &value);
+  if (status.ok() && value.size() == load.record.bytes) {
+    load.done(absl::MakeConstSpan(reinterpret_cast<const std::byte*>(value.data()), value.size()));
+  } else if (status.ok() || status.IsCorruption()) {
+    load.done(absl::DataLossError(absl::StrCat("NVMe read: ", status.ToString())));
+  } else if (status.IsNotFound()) {
+    load.done(absl::NotFoundError("its file was dropped"));
+  } else {
+    load.done(absl::UnavailableError(absl::StrCat("NVMe read: ", status.ToString())));
   }
 }
 
@@ -325,6 +344,7 @@ rocksdb::Status RocksNvmeTier::write_patiently(rocksdb::WriteBatch& batch) {
     }
     if (signals_->background_error || std::chrono::steady_clock::now() > give_up) return status;
     settle();
+    if (suspended_) return status;  // a resume may replace the database
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
 }
@@ -340,7 +360,7 @@ bool RocksNvmeTier::file_system_has_room() const {
 // the directory grow beyond its bound.
 bool RocksNvmeTier::wait_for_capacity(uint64_t bytes) {
   const SteadyTime give_up = std::chrono::steady_clock::now() + kCapacityWaitMax;
-  while (file_bytes_ + unflushed_bytes_ + bytes > db_->sizes.capacity_bytes) {
+  while (file_bytes_ + unflushed_bytes_ + bytes > sizes_.capacity_bytes) {
     if (suspended_ || std::chrono::steady_clock::now() > give_up) return false;
     signals_->files_changed = true;
     settle();
@@ -388,6 +408,7 @@ void RocksNvmeTier::write_block(NvmeWrite& write) {
 // Only while the row is this ordinal's: eviction may have queued the block that replaced it before
 // whoever put that block queued the erase of the old one.
 void RocksNvmeTier::write_erase(const Erase& erase) {
+  if (db_ == nullptr) return;  // a restart may find the copy again
   std::string value;
   const rocksdb::Status found =
       db_->db->Get(rocksdb::ReadOptions(), db_->meta, meta_key(erase.key), &value);
@@ -402,7 +423,7 @@ void RocksNvmeTier::settle() {
     ++write_errors_;
     suspend();
   }
-  if (signals_->files_changed.exchange(false)) {
+  if (db_ != nullptr && signals_->files_changed.exchange(false)) {
     settle_flushed();
     settle_dropped();
     file_bytes_ = live_file_bytes(*db_);
@@ -421,6 +442,10 @@ void RocksNvmeTier::settle_flushed() {
     }
     listener_->on_persisted(block.key, block.ordinal);
     unflushed_bytes_ -= block.bytes;
+    if (merge_after_bytes_ > 0) {
+      merge_after_bytes_ -= std::min(merge_after_bytes_, block.bytes);
+      if (merge_after_bytes_ == 0) set_merging(*db_, true).PermitUncheckedError();
+    }
     const std::lock_guard lock(mutex_);
     unpersisted_.pop_front();
     persisted_ordinal_ = block.ordinal;
@@ -486,9 +511,76 @@ void RocksNvmeTier::try_resume() {
   const SteadyTime now = std::chrono::steady_clock::now();
   if (now - last_resume_ < kResumeInterval) return;
   last_resume_ = now;
+  if (db_ == nullptr) return reopen();
   file_bytes_ = live_file_bytes(*db_);
   if (!file_system_has_room()) return;
-  if (db_->db->Resume().ok()) suspended_ = false;
+  const rocksdb::Status status = db_->db->Resume();
+  if (status.ok()) suspended_ = false;
+  if (status.severity() >= rocksdb::Status::kFatalError) reopen();
+}
+
+// A merge, or a compaction of metadata, that meets damage or a failing disk ends all writing of an
+// open database: RocksDB resumes only from a full disk. What was not flushed loses its copy, and
+// stays in DRAM. Merging waits until the newer files alone are more than a merge takes: then none
+// reaches the damaged file again, which serves what can be read of it until FIFO drops it.
+void RocksNvmeTier::reopen() {
+  if (std::chrono::steady_clock::now() < next_reopen_) return;
+  if (db_ != nullptr) settle_flushed();
+  if (!close_db()) return;
+  NvmeTier::Recovery recovery;
+  absl::StatusOr<std::unique_ptr<NvmeDb>> opened = open_nvme_db(config_, signals_, recovery.damage);
+  absl::StatusOr<uint64_t> next = absl::UnavailableError("not opened");
+  if (opened.ok()) next = recover_records(**opened, recovery);
+  next_reopen_ = std::chrono::steady_clock::now() + kReopenInterval;
+  if (!next.ok()) return;
+  forget_all_but(recovery.records);
+  next_ordinal_ = std::max(next_ordinal_, *next);
+  merge_after_bytes_ = sizes_.memtable_bytes;
+  signals_->background_error = false;
+  file_bytes_ = live_file_bytes(**opened);
+  {
+    const std::lock_guard lock(mutex_);
+    db_ = *std::move(opened);
+  }
+  suspended_ = false;
+}
+
+// False where the tier is stopping.
+bool RocksNvmeTier::close_db() {
+  std::shared_ptr<NvmeDb> closing;
+  {
+    const std::lock_guard lock(mutex_);
+    closing.swap(db_);
+  }
+  while (closing.use_count() > 1) {  // a reader has it, for one read
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return false;
+  }
+  return true;
+}
+
+// Copies whose rows a reopened database lacks: not flushed, in a file that repair left out, or in
+// metadata that was damaged.
+void RocksNvmeTier::forget_all_but(const std::vector<NvmeRecord>& records) {
+  {
+    const std::lock_guard lock(mutex_);
+    dropped_blocks_ += unpersisted_.size();
+    unpersisted_.clear();
+    persisted_ordinal_ = written_ordinal_;
+  }
+  unflushed_bytes_ = 0;
+  std::deque<Erase> kept;
+  auto found = records.begin();
+  for (const Erase& copy : on_disk_) {
+    while (found != records.end() && found->ordinal < copy.ordinal) ++found;
+    if (found != records.end() && found->ordinal == copy.ordinal) {
+      kept.push_back(copy);
+    } else {
+      listener_->on_dropped(copy.key, copy.ordinal);
+    }
+  }
+  on_disk_ = std::move(kept);
 }
 
 absl::Status RocksNvmeTier::flush(absl::Duration at_most) {
@@ -517,7 +609,7 @@ absl::Status RocksNvmeTier::flush(absl::Duration at_most) {
 
 NvmeStats RocksNvmeTier::stats() const {
   NvmeStats stats;
-  stats.capacity_bytes = db_->sizes.capacity_bytes;
+  stats.capacity_bytes = sizes_.capacity_bytes;
   stats.file_bytes = file_bytes_;
   stats.dropped_blocks = dropped_blocks_;
   stats.write_errors = write_errors_;
@@ -548,7 +640,7 @@ uint64_t NvmeTier::memtable_bytes(const NvmeConfig& config) {
 absl::StatusOr<std::unique_ptr<NvmeTier>> NvmeTier::open(const NvmeConfig& config,
                                                          const Clock& clock, Recovery& recovery) {
   auto signals = std::make_shared<Signals>();
-  absl::StatusOr<std::unique_ptr<NvmeDb>> db = open_nvme_db(config, signals, recovery.lost);
+  absl::StatusOr<std::unique_ptr<NvmeDb>> db = open_nvme_db(config, signals, recovery.damage);
   if (!db.ok()) return db.status();
   auto tier = std::make_unique<RocksNvmeTier>(config, clock, *std::move(db), std::move(signals));
   absl::Status recovered = tier->recover(recovery);

@@ -30,10 +30,18 @@ struct NvmeRecord {
   uint64_t ordinal = 0;  // 0: none
   uint64_t generation = 0;
   uint64_t layout_hash = 0;
+  uint64_t raw_bytes = 0;  // that it encodes
   uint32_t bytes = 0;
   uint32_t flags = 0;  // BlockFlags of its header
   uint8_t dropped_planes = 0;
   Precision precision;
+  BlockOrigin origin;
+};
+
+// What opening a directory had to make good.
+struct NvmeDamage {
+  bool repaired = false;
+  bool lost = false;  // and blocks were lost by it; false where nothing but the manifest was bad
 };
 
 struct NvmeWrite {
@@ -71,7 +79,7 @@ class NvmeTier {
  public:
   struct Recovery {
     std::vector<NvmeRecord> records;  // oldest first
-    bool lost = false;                // the directory was damaged: blocks may be missing
+    NvmeDamage damage;
   };
   // Bytes on success; NotFound: the block is gone; DataLoss: damaged.
   using LoadDone = std::function<void(absl::StatusOr<absl::Span<const std::byte>>)>;

@@ -18,7 +18,7 @@
 
 namespace hadal {
 
-inline constexpr uint32_t kNvmeFormatVersion = 1;
+inline constexpr uint32_t kNvmeFormatVersion = 2;
 
 inline constexpr int kDataMemtablesMax = 3;
 
@@ -45,15 +45,20 @@ struct NvmeDb {
   rocksdb::ColumnFamilyHandle* meta = nullptr;
 };
 
-// `lost` becomes true where a damaged directory of ours was repaired or started empty. Errors as
-// TieredStore::open.
+// A damaged directory of ours is repaired, or started empty; `damage` then says so. Small files are
+// not merged until set_merging. Errors as TieredStore::open.
 absl::StatusOr<std::unique_ptr<NvmeDb>> open_nvme_db(
-    const NvmeConfig& config, const std::shared_ptr<rocksdb::EventListener>& listener, bool& lost);
+    const NvmeConfig& config, const std::shared_ptr<rocksdb::EventListener>& listener,
+    NvmeDamage& damage);
 
 // Every metadata row whose ordinal a live data file covers, oldest first; reads no values. Rows of
-// others are deleted. `lost` becomes true where rows were damaged. Answers the ordinal after the
-// last that was ever used; Unavailable where damaged metadata cannot be replaced.
-absl::StatusOr<uint64_t> recover_records(NvmeDb& db, std::vector<NvmeRecord>& records, bool& lost);
+// others are deleted. `recovery.damage` says where rows or their data were damaged. Answers the
+// ordinal after the last that was ever used; Unavailable where damaged metadata cannot be replaced.
+absl::StatusOr<uint64_t> recover_records(NvmeDb& db, NvmeTier::Recovery& recovery);
+
+// Whether small files of a slow trickle are merged; otherwise their number has no bound. A merge
+// takes the newest files, of at most a memtable together.
+rocksdb::Status set_merging(NvmeDb& db, bool merging);
 
 // The smallest ordinal that a live data file covers, UINT64_MAX where there is no such file.
 uint64_t oldest_live_ordinal(rocksdb::DB& db);

@@ -38,9 +38,14 @@ struct MetaRow {
   uint8_t key_planes;
   uint8_t value_planes;
   uint8_t reserved;
-  uint64_t checksum;  // hash64 of the 40 bytes before it
+  uint64_t raw_bytes;
+  uint64_t first_token_index;
+  uint64_t token_digest;
+  uint8_t parent[sizeof(BlockKey)];
+  uint8_t route[sizeof(BlockKey)];
+  uint64_t checksum;  // hash64 of the 128 bytes before it
 };
-static_assert(sizeof(MetaRow) == 48);
+static_assert(sizeof(MetaRow) == 136);
 
 uint64_t row_checksum(const MetaRow& row) {
   return hash64(absl::MakeConstSpan(reinterpret_cast<const std::byte*>(&row),
@@ -60,6 +65,11 @@ bool parse_row(const rocksdb::Slice& key, const rocksdb::Slice& value, NvmeRecor
   record.flags = row.flags;
   record.dropped_planes = row.dropped_planes;
   record.precision = {row.key_planes, row.value_planes};
+  record.raw_bytes = row.raw_bytes;
+  record.origin.first_token_index = row.first_token_index;
+  record.origin.token_digest = row.token_digest;
+  std::memcpy(record.origin.parent.bytes.data(), row.parent, sizeof(row.parent));
+  std::memcpy(record.origin.route.bytes.data(), row.route, sizeof(row.route));
   return row.ordinal != 0 && row.generation != 0;
 }
 
@@ -160,9 +170,8 @@ rocksdb::ColumnFamilyOptions data_options(const NvmeSizes& sizes) {
   rocksdb::ColumnFamilyOptions options;
   options.compaction_style = rocksdb::kCompactionStyleFIFO;
   options.num_levels = 1;
-  // Small files of a slow trickle are merged; otherwise their number would have no bound.
   options.compaction_options_fifo.max_table_files_size = sizes.data_limit_bytes;
-  options.compaction_options_fifo.allow_compaction = true;
+  options.compaction_options_fifo.allow_compaction = false;  // until set_merging
   options.max_compaction_bytes = sizes.memtable_bytes;
   options.level0_file_num_compaction_trigger = 8;
   options.level0_slowdown_writes_trigger = INT_MAX;
@@ -235,11 +244,16 @@ rocksdb::Status open_once(const rocksdb::DBOptions& options, const std::string& 
 // Makes a new manifest from the table files that can be read, and moves the others away: what a
 // lost or cut file held is gone, and nothing else. (Best-efforts recovery would go back to before
 // that file, and lose all that is newer.) Rows without data are found by recover_records, damaged
-// values by their reader.
-void salvage(const rocksdb::DBOptions& options, const std::string& path, const NvmeSizes& sizes) {
+// values by their reader. Answers whether a file was left out.
+bool salvage(const rocksdb::DBOptions& options, const std::string& path, const NvmeSizes& sizes) {
+  bool lost = false;
   rocksdb::RepairDB(path, options, families(sizes)).PermitUncheckedError();
   std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(path + "/lost", ignored)) {
+    if (entry.path().extension() == ".sst") lost = true;
+  }
   std::filesystem::remove_all(path + "/lost", ignored);  // it would count against the capacity
+  return lost;
 }
 
 absl::Status open_error(const std::string& path, const rocksdb::Status& status) {
@@ -301,7 +315,8 @@ absl::StatusOr<NvmeSizes> NvmeSizes::make(const NvmeConfig& config) {
 }
 
 absl::StatusOr<std::unique_ptr<NvmeDb>> open_nvme_db(
-    const NvmeConfig& config, const std::shared_ptr<rocksdb::EventListener>& listener, bool& lost) {
+    const NvmeConfig& config, const std::shared_ptr<rocksdb::EventListener>& listener,
+    NvmeDamage& damage) {
   auto out = std::make_unique<NvmeDb>();
   absl::StatusOr<NvmeSizes> sizes = NvmeSizes::make(config);
   absl::Status checked = sizes.status();
@@ -312,13 +327,17 @@ absl::StatusOr<std::unique_ptr<NvmeDb>> open_nvme_db(
   out->sizes = *sizes;
 
   const rocksdb::DBOptions options = db_options(config.path, listener);
+  // Before opening, which replaces it. A whole one is not what is damaged: a file that it names is.
+  std::vector<std::string> names;
+  const bool manifest_whole = rocksdb::DB::ListColumnFamilies(options, config.path, &names).ok();
   rocksdb::Status status = open_once(options, config.path, *out);
   if (status.IsCorruption()) {
-    lost = true;
-    salvage(options, config.path, out->sizes);
+    damage = {true, manifest_whole};
+    if (salvage(options, config.path, out->sizes)) damage.lost = true;
     status = open_once(options, config.path, *out);
   }
   if (status.IsCorruption()) {
+    damage.lost = true;
     rocksdb::DestroyDB(config.path, rocksdb::Options(options, data_options(out->sizes)));
     std::error_code ignored;
     std::filesystem::create_directory(config.path, ignored);
@@ -330,7 +349,8 @@ absl::StatusOr<std::unique_ptr<NvmeDb>> open_nvme_db(
   return out;
 }
 
-absl::StatusOr<uint64_t> recover_records(NvmeDb& db, std::vector<NvmeRecord>& records, bool& lost) {
+absl::StatusOr<uint64_t> recover_records(NvmeDb& db, NvmeTier::Recovery& recovery) {
+  std::vector<NvmeRecord>& records = recovery.records;
   std::vector<rocksdb::LiveFileMetaData> files;
   db.db->GetLiveFilesMetaData(&files);
   std::vector<std::pair<uint64_t, uint64_t>> ranges;  // first, last ordinal
@@ -351,18 +371,20 @@ absl::StatusOr<uint64_t> recover_records(NvmeDb& db, std::vector<NvmeRecord>& re
   for (rows->SeekToFirst(); rows->Valid(); rows->Next()) {
     NvmeRecord record;
     const bool whole = parse_row(rows->key(), rows->value(), record);
-    if (!whole) lost = true;
     if (whole) next_ordinal = std::max(next_ordinal, record.ordinal + 1);
     if (whole && is_live(record.ordinal)) {
       records.push_back(record);
-    } else {
-      gone.Delete(db.meta, rows->key());
+      continue;
     }
+    // FIFO drops the oldest alone: what misses above them was lost.
+    const bool dropped = whole && (ranges.empty() || record.ordinal < ranges.front().first);
+    if (!dropped) recovery.damage = {true, true};
+    gone.Delete(db.meta, rows->key());
   }
   const bool damaged = !rows->status().ok();
   rows.reset();
   if (damaged) {
-    lost = true;
+    recovery.damage = {true, true};
     const rocksdb::Status status = renew_meta(db, records);
     if (!status.ok()) {
       return absl::UnavailableError(
@@ -377,6 +399,11 @@ absl::StatusOr<uint64_t> recover_records(NvmeDb& db, std::vector<NvmeRecord>& re
   std::sort(records.begin(), records.end(),
             [](const NvmeRecord& a, const NvmeRecord& b) { return a.ordinal < b.ordinal; });
   return next_ordinal;
+}
+
+rocksdb::Status set_merging(NvmeDb& db, bool merging) {
+  const std::string options = absl::StrCat("{allow_compaction=", merging ? "true" : "false", ";}");
+  return db.db->SetOptions(db.data, {{"compaction_options_fifo", options}});
 }
 
 uint64_t oldest_live_ordinal(rocksdb::DB& db) {
@@ -412,6 +439,11 @@ std::string meta_row(const NvmeRecord& record) {
   row.dropped_planes = record.dropped_planes;
   row.key_planes = record.precision.key_planes;
   row.value_planes = record.precision.value_planes;
+  row.raw_bytes = record.raw_bytes;
+  row.first_token_index = record.origin.first_token_index;
+  row.token_digest = record.origin.token_digest;
+  std::memcpy(row.parent, record.origin.parent.bytes.data(), sizeof(row.parent));
+  std::memcpy(row.route, record.origin.route.bytes.data(), sizeof(row.route));
   row.checksum = row_checksum(row);
   return {reinterpret_cast<const char*>(&row), sizeof(row)};
 }

@@ -30,7 +30,7 @@ struct Counters {
   std::atomic<uint64_t> puts_stored{0}, puts_duplicate{0}, puts_refused{0};
   std::atomic<uint64_t> reads{0}, read_misses{0}, dram_hits{0}, nvme_hits{0};
   std::atomic<uint64_t> bad_blocks{0}, non_finite{0}, raw_bytes{0}, encoded_bytes{0};
-  std::atomic<uint64_t> dram_evicted{0}, nvme_evicted{0};
+  std::atomic<uint64_t> dram_evicted{0}, nvme_evicted{0}, token_collisions{0};
 };
 
 // One put between reserve and commit.
@@ -144,6 +144,7 @@ class TieredStoreImpl final : public TieredStore, private NvmeListener {
   uint64_t evict(absl::Span<const BlockKey> keys) override;
   absl::Status drop_planes(const BlockKey& key, const Precision& least) override;
   std::vector<BlockListing> list(size_t at_most) const override;
+  std::vector<BlockListing> describe(absl::Span<const BlockKey> keys) const override;
   absl::StatusOr<uint64_t> flush(absl::Duration at_most) override;
   UnpersistedBlocks unpersisted() const override;
   StoreStats stats() const override;
@@ -196,7 +197,7 @@ class TieredStoreImpl final : public TieredStore, private NvmeListener {
   std::atomic<uint64_t> next_generation_{1};
   std::atomic<bool> evicting_{false};
   std::atomic<uint64_t> recovered_blocks_{0};
-  std::atomic<uint64_t> recovery_lost_{0};
+  NvmeDamage recovery_damage_;  // set before anyone else sees the store
 
   std::mutex loads_mutex_;
   // Reads that wait for one transfer from NVMe, by ordinal. Guarded by loads_mutex_.
@@ -219,7 +220,7 @@ absl::Status TieredStoreImpl::open_nvme(NvmeConfig config) {
   }
   next_generation_ = generation;
   recovered_blocks_ = index_->counts().nvme_blocks;
-  recovery_lost_ = recovery.lost ? 1 : 0;
+  recovery_damage_ = recovery.damage;
   nvme_ = *std::move(nvme);
   nvme_->start(*this);
   return absl::OkStatus();
@@ -285,6 +286,7 @@ absl::StatusOr<PutSlot> TieredStoreImpl::reserve(const PutOffer& offer) {
   absl::Status status = index_->begin_put(offer);
   if (!status.ok()) {
     ++(absl::IsAlreadyExists(status) ? counters_.puts_duplicate : counters_.puts_refused);
+    if (absl::IsFailedPrecondition(status)) ++counters_.token_collisions;
     return status;
   }
   std::shared_ptr<DramBlock> block = make_room(offer.bytes);
@@ -339,8 +341,12 @@ absl::Status TieredStoreImpl::commit(uint64_t ticket) {
   if ((header.flags & kBlockNonFinite) != 0) ++counters_.non_finite;
 
   const uint64_t generation = next_generation_.fetch_add(1, std::memory_order_relaxed);
-  const uint64_t replaced = index_->end_put(
-      {put.offer.key, generation, header.layout_hash, header.flags, std::move(put.block)});
+  IndexPublish publish = {put.offer.key, generation, header.layout_hash, header.raw_bytes,
+                          header.flags};
+  publish.origin = {put.offer.parent, put.offer.route, put.offer.first_token_index,
+                    put.offer.token_digest};
+  publish.block = std::move(put.block);
+  const uint64_t replaced = index_->end_put(std::move(publish));
   if (nvme_ != nullptr) {
     if (replaced != 0) nvme_->erase(put.offer.key, replaced);
     demote(put.offer.key, generation);
@@ -394,7 +400,14 @@ void TieredStoreImpl::answer(StoredBlock stored, const Waiter& waiter) {
 void TieredStoreImpl::read(const ReadRequest& request, Reply reply) {
   ++counters_.reads;
   Waiter waiter = {request, std::move(reply)};
-  IndexRead found = index_->read(request.key, request.least);
+  IndexRead found = index_->read(request);
+  if (found.other_digest != 0) {
+    ++counters_.token_collisions;
+    return miss(waiter, absl::NotFoundError(absl::StrCat(
+                            "the key holds other tokens (digest stored ",
+                            absl::Hex(found.other_digest, absl::kZeroPad16), ", asked ",
+                            absl::Hex(request.token_digest, absl::kZeroPad16), ")")));
+  }
   if (found.block != nullptr) return answer(std::move(found.answer), waiter);
   if (found.record.ordinal == 0 || nvme_ == nullptr) {
     return miss(waiter, absl::NotFoundError("not stored"));
@@ -505,7 +518,7 @@ void TieredStoreImpl::verify_nvme_copy(const NvmeRecord& record) {
 // A copy on NVMe alone is checked by a reader thread: false then says "not yet", and the block goes
 // when the check has found it bad.
 bool TieredStoreImpl::report_bad(const BlockKey& key, uint64_t generation) {
-  const IndexRead found = index_->read(key, {});
+  const IndexRead found = index_->read({key});
   if (found.block == nullptr) {
     if (found.record.ordinal != 0 && found.record.generation == generation && nvme_ != nullptr) {
       verify_nvme_copy(found.record);
@@ -580,9 +593,20 @@ std::vector<BlockListing> TieredStoreImpl::list(size_t at_most) const {
   std::vector<BlockListing> listings;
   if (at_most == 0) return listings;
   index_->visit_all([&](const BlockIndex::View& view) {
-    listings.push_back({view.key, view.answer, view.persisted, view.pins});
+    listings.push_back({view.key, view.answer, view.origin, view.persisted, view.pins});
     return listings.size() < at_most;
   });
+  return listings;
+}
+
+std::vector<BlockListing> TieredStoreImpl::describe(absl::Span<const BlockKey> keys) const {
+  std::vector<BlockListing> listings(keys.size());
+  for (size_t i = 0; i < keys.size(); ++i) {
+    listings[i].key = keys[i];
+    index_->visit(keys[i], [&](const BlockIndex::View& view) {
+      listings[i] = {view.key, view.answer, view.origin, view.persisted, view.pins};
+    });
+  }
   return listings;
 }
 
@@ -640,12 +664,13 @@ StoreStats TieredStoreImpl::stats() const {
   const IndexCounts counts = index_->counts();
   StoreStats stats;
   stats.tiers.push_back({Tier::dram, dram_->capacity_bytes(), dram_->used_bytes(),
-                         counts.dram_bytes, counts.dram_blocks, counters_.dram_hits,
-                         counters_.dram_evicted});
+                         counts.dram_bytes, counts.dram_raw_bytes, counts.dram_blocks,
+                         counters_.dram_hits, counters_.dram_evicted});
   if (nvme_ != nullptr) {
     const NvmeStats nvme = nvme_->stats();
     stats.tiers.push_back({Tier::nvme, nvme.capacity_bytes, nvme.file_bytes, counts.nvme_bytes,
-                           counts.nvme_blocks, counters_.nvme_hits, counters_.nvme_evicted});
+                           counts.nvme_raw_bytes, counts.nvme_blocks, counters_.nvme_hits,
+                           counters_.nvme_evicted});
     stats.nvme_queue_bytes = nvme.queue_bytes;
     stats.nvme_dropped_blocks = nvme.dropped_blocks;
     stats.nvme_write_errors = nvme.write_errors;
@@ -661,13 +686,15 @@ StoreStats TieredStoreImpl::stats() const {
   stats.reads = counters_.reads;
   stats.read_misses = counters_.read_misses;
   stats.bad_blocks = counters_.bad_blocks;
+  stats.token_collisions = counters_.token_collisions;
   stats.stored_raw_blocks_non_finite = counters_.non_finite;
   stats.raw_bytes = counters_.raw_bytes;
   stats.encoded_bytes = counters_.encoded_bytes;
   stats.pinned_bytes = counts.pinned_bytes;
   stats.persisted_blocks = counts.persisted_blocks;
   stats.recovered_blocks = recovered_blocks_;
-  stats.recovery_lost = recovery_lost_;
+  stats.recovery_repaired = recovery_damage_.repaired ? 1 : 0;
+  stats.recovery_lost = recovery_damage_.lost ? 1 : 0;
   return stats;
 }
 

@@ -47,6 +47,7 @@ struct TierStats {
   uint64_t capacity_bytes = 0;
   uint64_t used_bytes = 0;     // slab bytes handed out, or file bytes
   uint64_t encoded_bytes = 0;  // of blocks, without rounding
+  uint64_t raw_bytes = 0;      // that those blocks encode
   uint64_t blocks = 0;
   uint64_t hits = 0;
   uint64_t evicted_blocks = 0;
@@ -57,16 +58,18 @@ struct StoreStats {
   uint64_t lookups = 0, lookup_keys = 0, lookup_hits = 0;
   uint64_t puts_stored = 0, puts_duplicate = 0, puts_refused = 0;
   uint64_t reads = 0, read_misses = 0;
-  uint64_t bad_blocks = 0;  // found damaged and dropped
+  uint64_t bad_blocks = 0;        // found damaged and dropped
+  uint64_t token_collisions = 0;  // puts and reads of a key that holds other tokens
   uint64_t stored_raw_blocks_non_finite = 0;
   uint64_t raw_bytes = 0;      // what the blocks put so far encode
   uint64_t encoded_bytes = 0;  // what they were encoded to
   uint64_t pinned_bytes = 0;
   uint64_t nvme_queue_bytes = 0, nvme_dropped_blocks = 0, nvme_write_errors = 0;
-  uint64_t nvme_db_reads = 0;     // reads that reached RocksDB: a miss adds none
-  uint64_t persisted_blocks = 0;  // survive kill -9
-  uint64_t recovered_blocks = 0;  // found at start
-  uint64_t recovery_lost = 0;     // 1 where the directory was damaged at start: blocks may be gone
+  uint64_t nvme_db_reads = 0;      // reads that reached RocksDB: a miss adds none
+  uint64_t persisted_blocks = 0;   // survive kill -9
+  uint64_t recovered_blocks = 0;   // found at start
+  uint64_t recovery_repaired = 0;  // 1 where the directory was damaged at start and made good
+  uint64_t recovery_lost = 0;      // 1 where blocks were lost by that damage
   absl::Duration oldest_unpersisted_age;  // 0 where all is persisted
 };
 
@@ -85,10 +88,25 @@ struct StoreMemory {
   uint64_t memtable_bytes = 0;  // under a load of puts
 };
 
+// What the put of a block said beside its bytes, as in PutOffer: kept in the index and on NVMe. All
+// zero, and an index of UINT64_MAX, where it said nothing.
+struct BlockOrigin {
+  BlockKey parent;
+  BlockKey route;
+  uint64_t first_token_index = UINT64_MAX;
+  uint64_t token_digest = 0;
+
+  // Both digests are known, and differ.
+  bool has_other_tokens(uint64_t digest) const {
+    return digest != 0 && token_digest != 0 && digest != token_digest;
+  }
+};
+
 // One block for people: hadalctl blocks.
 struct BlockListing {
   BlockKey key;
   KeyAnswer answer;
+  BlockOrigin origin;
   bool persisted = false;
   uint32_t pins = 0;
 };
@@ -106,9 +124,10 @@ class TieredStore {
   virtual ~TieredStore() = default;
 
   // See BlockHandler (transport/block_server.h) for the meaning of these six. A lease lasts at most
-  // 10 minutes. A read's max_bytes of 0 is no bound. report_bad answers false for a bad block that
-  // only NVMe holds: it goes a moment later, when a storage thread has checked it. A block in DRAM
-  // it checks on the caller's thread, as fast as that reads memory.
+  // 10 minutes. A read's max_bytes of 0 is no bound. Where put and stored block have a token digest
+  // each, and they differ, reserve answers FailedPrecondition and a read misses. report_bad answers
+  // false for a bad block that only NVMe holds: it goes a moment later, when a storage thread has
+  // checked it. A block in DRAM it checks on the caller's thread, as fast as that reads memory.
   virtual LookupAnswer lookup(absl::Span<const BlockKey> keys, const LookupOptions& options) = 0;
   virtual void release(uint64_t lease) = 0;
   virtual absl::StatusOr<PutSlot> reserve(const PutOffer& offer) = 0;
@@ -125,6 +144,8 @@ class TieredStore {
   virtual absl::Status drop_planes(const BlockKey& key, const Precision& least) = 0;
 
   virtual std::vector<BlockListing> list(size_t at_most) const = 0;
+  // One for every key, in the order asked; absent where it is not stored. Touches nothing.
+  virtual std::vector<BlockListing> describe(absl::Span<const BlockKey> keys) const = 0;
 
   // Writes what DRAM holds and NVMe does not, and flushes, until done or the time is up. Answers
   // the blocks that are persisted afterwards. A block that NVMe refuses, or that is held, keeps no

@@ -168,12 +168,14 @@ absl::Status show_tiers(const AdminTarget& target) {
     print_json(target, tiers);
     return absl::OkStatus();
   }
-  std::fprintf(target.out, "%-5s %13s %10s %13s %9s %9s %9s\n", "TIER", "CAPACITY MiB", "USED MiB",
-               "ENCODED MiB", "BLOCKS", "HITS", "EVICTED");
+  std::fprintf(target.out, "%-5s %13s %10s %13s %6s %9s %9s %9s\n", "TIER", "CAPACITY MiB",
+               "USED MiB", "ENCODED MiB", "RATIO", "BLOCKS", "HITS", "EVICTED");
   for (const auto& tier : tiers.tiers()) {
-    std::fprintf(target.out, "%-5s %13.1f %10.1f %13.1f %9llu %9llu %9llu\n", tier.tier().c_str(),
-                 mib(tier.capacity_bytes()), mib(tier.used_bytes()), mib(tier.encoded_bytes()),
-                 static_cast<unsigned long long>(tier.blocks()),
+    const double ratio =
+        tier.used_bytes() == 0 ? 0 : mib(tier.raw_bytes()) / mib(tier.used_bytes());
+    std::fprintf(target.out, "%-5s %13.1f %10.1f %13.1f %6.2f %9llu %9llu %9llu\n",
+                 tier.tier().c_str(), mib(tier.capacity_bytes()), mib(tier.used_bytes()),
+                 mib(tier.encoded_bytes()), ratio, static_cast<unsigned long long>(tier.blocks()),
                  static_cast<unsigned long long>(tier.hits()),
                  static_cast<unsigned long long>(tier.evicted_blocks()));
   }

@@ -70,6 +70,14 @@ class AdminTest(WithNodeTest):
         lines = self.text("tiers").splitlines()
         self.assertEqual([line.split()[0] for line in lines], ["TIER", "dram", "nvme"])
 
+    def test_tiers_show_the_resident_ratio_of_each(self):
+        self.put(self.file("ratio", b"x" * 1_000_000))
+        self.eventually(lambda: self.nodes.ctl_json("tiers")["tiers"][1]["raw_bytes"] >= 1_000_000, "it is on NVMe")
+        dram = self.nodes.ctl_json("tiers")["tiers"][0]
+        self.assertEqual(dram["raw_bytes"], self.nodes.metrics()['hadal_tier_raw_bytes{tier="dram"}'])
+        self.assertEqual(float(self.text("tiers").splitlines()[1].split()[4]),
+                         round(dram["raw_bytes"] / dram["used_bytes"], 2))
+
     def test_config(self):
         answer = self.nodes.ctl_json("config")
         self.assertEqual(answer["file"], str(self.nodes.file))
@@ -84,7 +92,8 @@ class AdminTest(WithNodeTest):
         blocks = self.nodes.ctl_json("blocks")["blocks"]
         self.assertEqual(sorted(block["key"] for block in blocks), sorted(keys))
         self.assertEqual(list(blocks[0]), ["key", "state", "tier", "bytes", "dropped_planes", "key_planes",
-                                           "value_planes", "generation", "persisted", "pins"])
+                                           "value_planes", "generation", "persisted", "pins", "parent", "route",
+                                           "token_digest"])
         self.assertEqual(len(self.nodes.ctl_json("blocks", "--at-most", "2")["blocks"]), 2)
         self.assertEqual(len(self.text("blocks").splitlines()), 4)
 

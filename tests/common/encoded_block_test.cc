@@ -115,6 +115,29 @@ TEST(BlockPlan, RefusesByName) {
   EXPECT_THAT(said(BlockPlan::make(opaque, codec, {0, 0, 100})), testing::HasSubstr("raw"));
 }
 
+// Sizes that 32 bits do not hold, or that a header cannot say, are refused and never wrap.
+TEST(BlockPlan, RefusesBlocksThatAreTooLargeByName) {
+  KvLayout layout;
+  layout.dtype = DType::f16;
+  layout.layer_count = layout.kv_head_count = layout.key_head_dim = layout.value_head_dim = 1024;
+  layout.block_tokens = 65536;
+  const auto refusal = [&](const BlockShape& shape) {
+    return std::string(BlockPlan::make(layout, *parse_codec("k8v8"), shape).status().message());
+  };
+  EXPECT_THAT(refusal({65536, 65535, 0}),
+              testing::HasSubstr("has 281474976710656 bytes; at most 2147483647"));
+
+  // As large as a layout may be; all tokens exact, so that the first cell alone is too large.
+  layout.layer_count = 1;
+  layout.value_head_dim = 16;
+  layout.block_tokens = 1008;
+  ASSERT_TRUE(layout.validate().ok()) << layout.validate();
+  EXPECT_THAT(
+      refusal({1008, 1008, 0}),
+      testing::HasSubstr("encoded block needs more than 2147483647 bytes; use fewer tokens"));
+  EXPECT_EQ(refusal({1008, 4, 0}), "");
+}
+
 TEST(EncodedBlock, EveryPrefixAtADropStepParsesAndVerifies) {
   const auto block = sealed(plan_of(smollm2(), "k5v4", 13), {});
   const BlockExtents extents = block_extents(*EncodedBlock::parse(block, 0));

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <thread>
 
+#include "client/client.h"
 #include "proto/admin.grpc.pb.h"
 #include "service/server.h"
 
@@ -139,6 +140,48 @@ TEST_F(AdminTest, UnknownBlocksAreAbsentInTheOrderAsked) {
   pb::EvictBlocksResponse evicted;
   ASSERT_TRUE(call(&pb::Admin::Stub::EvictBlocks, evict, &evicted).ok());
   EXPECT_EQ(evicted.evicted_blocks(), 0u);
+}
+
+// As an engine: opaque blocks, the second of which names the first as its parent.
+TEST_F(AdminTest, BlocksShowWhatTheirPutSaid) {
+  ClientConfig config;
+  config.nodes = *parse_node_list(server_->addresses().data);
+  config.transport = "tcp";
+  config.staging_bytes = 4u << 20;
+  const auto client = Client::create(config).value();
+  LayoutConfig layout;
+  layout.layout.dtype = DType::opaque;
+  layout.codec.family = CodecFamily::raw;
+  layout.model = "m";
+  const LayoutId id = client->register_layout(layout).value();
+  const std::vector<std::byte> content(100);
+  BlockPut puts[2];
+  for (BlockPut& put : puts) put.opaque = content;
+  puts[0].hash = digest_engine_string("root");
+  puts[1].hash = digest_engine_string("leaf");
+  puts[1].parent = puts[0].hash;
+  puts[1].token_digest = 0xABC;
+  RequestOptions options;
+  options.timeout = absl::Seconds(20);
+  const RequestResult stored = client->wait(client->put(id, puts, options).value()).value();
+  for (const KeyResult& key : stored.keys) ASSERT_TRUE(key.status.ok()) << key.status;
+
+  pb::ListBlocksResponse listed;
+  ASSERT_TRUE(call(&pb::Admin::Stub::ListBlocks, {}, &listed).ok());
+  ASSERT_EQ(listed.blocks_size(), 2);
+  const bool leaf_first = !listed.blocks(0).parent().empty();
+  const pb::BlockStatus& root = listed.blocks(leaf_first ? 1 : 0);
+  pb::LookupBlocksRequest request;
+  request.add_keys(listed.blocks(leaf_first ? 0 : 1).key());
+  pb::LookupBlocksResponse found;
+  ASSERT_TRUE(call(&pb::Admin::Stub::LookupBlocks, request, &found).ok());
+  for (const pb::BlockStatus& leaf : {listed.blocks(leaf_first ? 0 : 1), found.blocks(0)}) {
+    EXPECT_EQ(leaf.parent(), root.key());
+    EXPECT_EQ(leaf.token_digest(), "0000000000000abc");
+  }
+  EXPECT_EQ(root.parent(), "");
+  EXPECT_EQ(root.route(), "");
+  EXPECT_EQ(root.token_digest(), "");
 }
 
 TEST_F(AdminTest, WrongRequestsNameFieldAndValue) {

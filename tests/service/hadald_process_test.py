@@ -82,7 +82,7 @@ class RunningTest(processes.ProcessTest):
                 content = table.read_bytes()
                 table.write_bytes(content[:10] + bytes([content[10] ^ 1]) + content[11:])
         node.start()
-        self.assertEqual(node.metrics()["hadal_recovery_lost"], 1)
+        self.assertEqual((node.metrics()["hadal_recovery_repaired"], node.metrics()["hadal_recovery_lost"]), (1, 1))
         event = json.loads([line for line in node.log_lines() if "NVMe directory was damaged" in line][-1])
         self.assertEqual((event["level"], event["path"], event["recovered_blocks"]),
                          ("warn", str(self.directory / "nvme"), "0"))
@@ -290,7 +290,7 @@ class CannotStartTest(processes.ProcessTest):
         node = self.nvme_node().start()
         self.assertEqual(node.stop(), 0)
         (self.directory / "nvme" / "HADAL_NVME_FORMAT").write_text("hadal nvme format 99\n")
-        self.assert_one_message(node, "hadal nvme format 99", "hadal nvme format 1", "Use another directory")
+        self.assert_one_message(node, "hadal nvme format 99", "hadal nvme format 2", "Use another directory")
 
     def test_nvme_directory_in_use(self):
         self.nvme_node().start()

@@ -81,6 +81,77 @@ TEST_F(DramStoreTest, OneWriterAKey) {
   EXPECT_EQ(store_->stats().puts_duplicate, 1);
 }
 
+TEST_F(DramStoreTest, KeepsWhatThePutSaidUntilAnotherReplacesIt) {
+  open(16);
+  const TestBlock cut = make_block(1, "k5v4", 1);
+  ASSERT_TRUE(put(*store_, cut).ok());
+  EXPECT_TRUE(keeps_origin(*store_, cut));
+  TestBlock whole = make_block(1);
+  whole.offer.route = BlockKey{};
+  ASSERT_TRUE(put(*store_, whole).ok());
+  EXPECT_TRUE(keeps_origin(*store_, whole));
+  whole.offer.route = test_key(8);
+  EXPECT_TRUE(absl::IsAlreadyExists(put(*store_, whole)));
+  EXPECT_FALSE(keeps_origin(*store_, whole));
+  ASSERT_TRUE(put(*store_, make_block(2)).ok());
+  const std::vector<BlockKey> keys = {test_key(9), test_key(2)};
+  const std::vector<BlockListing> listings = store_->describe(keys);
+  ASSERT_EQ(listings.size(), 2);
+  EXPECT_EQ(listings[0].key, keys[0]);
+  EXPECT_EQ(listings[0].answer.state, BlockState::absent);
+  EXPECT_EQ(listings[1].answer.state, BlockState::present);
+  EXPECT_EQ(store_->stats().lookups, 0);
+}
+
+TEST_F(DramStoreTest, OtherTokensUnderAKeyAreRefusedAndMissed) {
+  open(8);
+  TestBlock block = make_block(1);
+  block.offer.token_digest = 0x12ab;
+  ASSERT_TRUE(put(*store_, block).ok());
+  TestBlock other = make_block(1, "k8v8");  // more precise: would replace
+  other.offer.token_digest = 0xfff;
+  const absl::Status refused = put(*store_, other);
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()),
+              HasSubstr("key " + block.offer.key.hex() +
+                        " holds other tokens (digest stored 00000000000012ab, offered "
+                        "0000000000000fff)"));
+  ReadRequest request = {block.offer.key};
+  request.token_digest = 0xfff;
+  const absl::Status missed = read(*store_, request).status();
+  EXPECT_TRUE(absl::IsNotFound(missed)) << missed;
+  EXPECT_THAT(std::string(missed.message()), HasSubstr("digest stored 00000000000012ab, asked"));
+  StoreStats stats = store_->stats();
+  EXPECT_EQ(stats.token_collisions, 2);
+  EXPECT_EQ(stats.puts_refused, 1);
+  EXPECT_EQ(stats.read_misses, 1);
+
+  // What says nothing, or the same, is not in the way.
+  request.token_digest = 0x12ab;
+  EXPECT_TRUE(read(*store_, request).ok());
+  EXPECT_TRUE(read(*store_, 1).ok());
+  other.offer.token_digest = 0;
+  EXPECT_TRUE(put(*store_, other).ok());
+  request.token_digest = 0xfff;
+  EXPECT_TRUE(read(*store_, request).ok());
+  other.offer.token_digest = 0xfff;
+  EXPECT_TRUE(absl::IsAlreadyExists(put(*store_, other)));
+  EXPECT_EQ(store_->stats().token_collisions, 2);
+
+  // An evicted key is free for either.
+  ASSERT_TRUE(put(*store_, make_block(2)).ok());
+  EXPECT_EQ(store_->evict({}), 2);
+  EXPECT_TRUE(put(*store_, other).ok());
+}
+
+// docs/configuration.md and docs/storage.md say so.
+TEST_F(DramStoreTest, AnIndexEntryTakesWhatTheDocumentsSay) {
+  config_.index_max_blocks = 1 << 20;
+  const uint64_t bytes = TieredStore::memory_of(config_).index_bytes >> 20;
+  EXPECT_GE(bytes, 208 + 4);
+  EXPECT_LE(bytes, 208 + 8);
+}
+
 TEST_F(DramStoreTest, DroppedSlotAbortsThePut) {
   open(8);
   const TestBlock block = make_block(1);

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <thread>
 
 #include "tests/storage/nvme_fixture.h"
 
@@ -130,6 +131,7 @@ TEST_F(NvmeStoreTest, DamagedMetadataIsCountedNeverWrongBytes) {
       }
       EXPECT_LT(served, 100u);
       EXPECT_EQ(store->stats().recovered_blocks, served);
+      EXPECT_EQ(store->stats().recovery_repaired, 1);
       EXPECT_EQ(store->stats().recovery_lost, 1);
       ASSERT_TRUE(put(*store, make_block(200)).ok());
       EXPECT_TRUE(store->flush(absl::Seconds(20)).ok());
@@ -137,6 +139,7 @@ TEST_F(NvmeStoreTest, DamagedMetadataIsCountedNeverWrongBytes) {
     // What was damaged is not found again, and what was left is not lost by it.
     const std::unique_ptr<TieredStore> store = open();
     EXPECT_EQ(store->stats().recovered_blocks, served + 1);
+    EXPECT_EQ(store->stats().recovery_repaired, 0);
     EXPECT_EQ(store->stats().recovery_lost, 0);
     expect_whole(*store, 200);
   }
@@ -172,6 +175,17 @@ TEST_F(NvmeStoreTest, WholeFilesWithWrongBlocksAreMisses) {
   EXPECT_EQ(store->stats().read_misses, 5);
 }
 
+// Of blocks, by age.
+std::vector<std::filesystem::path> data_files(const std::string& path) {
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(path)) {
+    if (entry.path().extension() != ".sst" || entry.file_size() < (64u << 10)) continue;
+    files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
 // A file of each quarter of 100 blocks: one is cut or gone, the other three serve.
 TEST_F(NvmeStoreTest, CutAndLostFilesAreMissesNeverWrongBytes) {
   for (int which = 0; which < 8; ++which) {
@@ -186,12 +200,7 @@ TEST_F(NvmeStoreTest, CutAndLostFilesAreMissesNeverWrongBytes) {
         }
       }
     }
-    std::vector<std::filesystem::path> data;  // by age
-    for (const auto& entry : std::filesystem::directory_iterator(config_.nvme.path)) {
-      if (entry.path().extension() != ".sst" || entry.file_size() < (64u << 10)) continue;
-      data.push_back(entry.path());
-    }
-    std::sort(data.begin(), data.end());
+    const std::vector<std::filesystem::path> data = data_files(config_.nvme.path);
     ASSERT_GE(data.size(), 4u);
     const std::filesystem::path& victim = data[which % 4];
     if (which < 4) {
@@ -212,6 +221,7 @@ TEST_F(NvmeStoreTest, CutAndLostFilesAreMissesNeverWrongBytes) {
       EXPECT_GE(served, 50u) << which;
       EXPECT_LT(served, 100u) << which;
       EXPECT_EQ(store->stats().recovered_blocks, served + again) << which;
+      EXPECT_EQ(store->stats().recovery_repaired, again ? 0 : 1) << which;
       EXPECT_EQ(store->stats().recovery_lost, again ? 0 : 1) << which;
       if (again) continue;
       ASSERT_TRUE(put(*store, make_block(200)).ok());
@@ -219,6 +229,109 @@ TEST_F(NvmeStoreTest, CutAndLostFilesAreMissesNeverWrongBytes) {
     }
     EXPECT_FALSE(std::filesystem::exists(config_.nvme.path + "/lost"));
   }
+}
+
+// Puts one block more at a time, and flushes, until one is persisted; false where none ever is.
+bool persists_again(TieredStore& store, uint64_t first_number) {
+  for (uint64_t i = 0; i < 200; ++i) {
+    const TestBlock block = make_block(first_number + i);
+    EXPECT_TRUE(put(store, block).ok());
+    store.flush(absl::Seconds(1)).IgnoreError();
+    if (store.describe({&block.offer.key, 1})[0].persisted) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  return false;
+}
+
+bool fails_to_write(TieredStore& store) {
+  for (int i = 0; i < 1000 && store.stats().nvme_write_errors == 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return store.stats().nvme_write_errors > 0;
+}
+
+// RocksDB merges the newest files where eight are small, and a merge that meets damage ends all
+// writing of an open database.
+TEST_F(NvmeStoreTest, AMergeOfADamagedFileStopsOffloadingForAMomentOnly) {
+  config_.nvme.memtable_bytes = kMiB;
+  config_.nvme.flush_interval = absl::Hours(1);  // the files are those that the test asks for
+  for (const bool restarted : {false, true}) {
+    SCOPED_TRACE(restarted);
+    TempDir dir;
+    config_.nvme.path = dir.path() + "/nvme";
+    std::unique_ptr<TieredStore> store = open();
+    const auto put_file = [&](uint64_t number) {
+      EXPECT_TRUE(put(*store, make_block(number)).ok());
+      EXPECT_TRUE(put(*store, make_block(number + 1)).ok());
+      return store->flush(absl::Seconds(20)).ok();
+    };
+    for (uint64_t i = 0; i < 14; i += 2) ASSERT_TRUE(put_file(i));
+    if (restarted) store.reset();
+    const std::vector<std::filesystem::path> data = data_files(config_.nvme.path);
+    ASSERT_EQ(data.size(), 7u);
+    damage_files(config_.nvme.path, data[5].filename());
+    if (restarted) store = open();
+    put_file(14);
+    ASSERT_TRUE(fails_to_write(*store));
+    ASSERT_TRUE(persists_again(*store, 1000));
+    const uint64_t write_errors = store->stats().nvme_write_errors;
+    // Merges begin again, and do not meet the damaged file.
+    for (uint64_t i = 2000; i < 2120; i += 2) ASSERT_TRUE(put_file(i));
+    EXPECT_LT(data_files(config_.nvme.path).size(), 50u);
+    EXPECT_EQ(store->stats().nvme_write_errors, write_errors);
+    for (const bool again : {false, true}) {
+      if (again) store = open_again(std::move(store));
+      uint64_t served = 0;
+      for (uint64_t i = 0; i < 14; ++i) {
+        const absl::StatusOr<StoredBlock> block = read(*store, i);
+        if (!block.ok()) continue;
+        ++served;
+        EXPECT_TRUE(same_bytes(block->bytes, make_block(i).bytes));
+      }
+      EXPECT_GE(served, 12u);
+      for (uint64_t i = 2000; i < 2120; ++i) expect_whole(*store, i);
+    }
+  }
+}
+
+TEST_F(NvmeStoreTest, ACompactionOfDamagedMetadataStopsOffloadingForAMomentOnly) {
+  config_.nvme.flush_interval = absl::Hours(1);
+  std::unique_ptr<TieredStore> store = open();
+  for (uint64_t i = 0; i < 20; ++i) ASSERT_TRUE(put(*store, make_block(i)).ok());
+  ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+  flip_bytes_of_small_tables(config_.nvme.path, 10, uint64_t{1} << 30);
+  for (uint64_t i = 0; i < 3; ++i) {
+    ASSERT_TRUE(put(*store, make_block(100 + i)).ok());
+    store->flush(absl::Seconds(20)).IgnoreError();
+  }
+  ASSERT_TRUE(fails_to_write(*store));
+  ASSERT_TRUE(persists_again(*store, 1000));
+  // The index follows: what it says of NVMe is there after a restart.
+  ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+  const uint64_t persisted = store->stats().persisted_blocks;
+  store = open_again(std::move(store));
+  EXPECT_EQ(store->stats().recovered_blocks, persisted);
+  EXPECT_EQ(store->stats().recovery_repaired, 0);
+  for (const BlockListing& listing : store->list(SIZE_MAX)) {
+    EXPECT_TRUE(read(*store, {listing.key, {}, 0}).ok());
+  }
+}
+
+TEST_F(NvmeStoreTest, BlocksOfALostFileAreMissedWithoutAManifestToo) {
+  {
+    const std::unique_ptr<TieredStore> store = open();
+    for (uint64_t i = 0; i < 40; ++i) {
+      ASSERT_TRUE(put(*store, make_block(i)).ok());
+      if (i % 10 == 9) {
+        ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+      }
+    }
+  }
+  std::filesystem::remove(data_files(config_.nvme.path).at(2));
+  damage_files(config_.nvme.path, "MANIFEST");
+  const std::unique_ptr<TieredStore> store = open();
+  EXPECT_LT(store->stats().recovered_blocks, 40);
+  EXPECT_EQ(store->stats().recovery_lost, 1);
 }
 
 TEST_F(NvmeStoreTest, ADamagedManifestAloneLosesNothing) {
@@ -230,7 +343,28 @@ TEST_F(NvmeStoreTest, ADamagedManifestAloneLosesNothing) {
   damage_files(config_.nvme.path, "MANIFEST");
   const std::unique_ptr<TieredStore> store = open();
   EXPECT_EQ(store->stats().recovered_blocks, 20);
+  EXPECT_EQ(store->stats().recovery_repaired, 1);
+  EXPECT_EQ(store->stats().recovery_lost, 0);
   for (uint64_t i = 0; i < 20; ++i) expect_whole(*store, i);
+}
+
+// RocksDB then begins a new manifest before it says that the directory is corrupt.
+TEST_F(NvmeStoreTest, ALostOrEmptyCurrentFileLosesNothing) {
+  for (const bool empty : {false, true}) {
+    {
+      const std::unique_ptr<TieredStore> store = open();
+      for (uint64_t i = 0; i < 20; ++i) put(*store, make_block(i)).IgnoreError();
+      ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+    }
+    std::filesystem::remove(config_.nvme.path + "/CURRENT");
+    if (empty) std::ofstream(config_.nvme.path + "/CURRENT").close();
+    const std::unique_ptr<TieredStore> store = open();
+    ASSERT_NE(store, nullptr);
+    EXPECT_EQ(store->stats().recovered_blocks, 20) << empty;
+    EXPECT_EQ(store->stats().recovery_repaired, 1) << empty;
+    EXPECT_EQ(store->stats().recovery_lost, 0) << empty;
+    for (uint64_t i = 0; i < 20; ++i) expect_whole(*store, i);
+  }
 }
 
 }  // namespace

@@ -40,6 +40,11 @@ class NvmeStoreTest : public ::testing::Test {
     return store.ok() ? *std::move(store) : nullptr;
   }
 
+  std::unique_ptr<TieredStore> open_again(std::unique_ptr<TieredStore> store) {
+    store.reset();
+    return open();
+  }
+
   static NvmeRecord record_of(const TestBlock& block) {
     NvmeRecord record;
     record.key = block.offer.key;

@@ -38,11 +38,33 @@ TEST_F(NvmeStoreTest, ServesAfterARestart) {
   const std::unique_ptr<TieredStore> store = open();
   EXPECT_EQ(store->stats().recovered_blocks, 50);
   EXPECT_EQ(store->stats().persisted_blocks, 50);
+  const uint64_t raw_bytes = 50 * test_layout().raw_bytes(16);
+  EXPECT_EQ(store->stats().tiers[0].raw_bytes, 0);
+  EXPECT_EQ(store->stats().tiers[1].raw_bytes, raw_bytes);
   for (uint64_t i = 0; i < 50; ++i) {
     EXPECT_EQ(look(*store, i).tier, Tier::nvme);
     expect_whole(*store, i);
     EXPECT_EQ(look(*store, i).tier, Tier::dram);
   }
+  EXPECT_EQ(store->stats().tiers[0].raw_bytes, raw_bytes);
+  EXPECT_EQ(store->stats().tiers[1].raw_bytes, raw_bytes);
+}
+
+TEST_F(NvmeStoreTest, TokensOfARestartedStoreAreCompared) {
+  {
+    const std::unique_ptr<TieredStore> store = open();
+    ASSERT_TRUE(put(*store, make_block(1)).ok());
+    ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+  }
+  const std::unique_ptr<TieredStore> store = open();
+  TestBlock other = make_block(1);
+  ReadRequest request = {other.offer.key};
+  request.token_digest = ++other.offer.token_digest;
+  EXPECT_TRUE(absl::IsNotFound(read(*store, request).status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(put(*store, other)));
+  EXPECT_EQ(store->stats().token_collisions, 2);
+  EXPECT_EQ(store->stats().nvme_db_reads, 0);
+  expect_whole(*store, 1);
 }
 
 TEST_F(NvmeStoreTest, AMissNeverTouchesRocksDb) {
@@ -305,16 +327,24 @@ class NvmeOpenTest : public NvmeStoreTest {
 };
 
 TEST_F(NvmeOpenTest, RefusesAnotherFormatUntouched) {
-  open().reset();
   {
-    std::ofstream file(config_.nvme.path + "/HADAL_NVME_FORMAT");
-    file << "hadal nvme format 7\n";
+    const std::unique_ptr<TieredStore> store = open();
+    ASSERT_TRUE(put(*store, make_block(1)).ok());
+    ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
   }
-  const absl::Status status = open_error();
-  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("hadal nvme format 7"));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("hadal nvme format 1"));
-  EXPECT_TRUE(std::filesystem::exists(config_.nvme.path + "/CURRENT"));
+  const auto say = [&](const std::string& format) {
+    std::ofstream(config_.nvme.path + "/HADAL_NVME_FORMAT") << format << "\n";
+  };
+  for (const std::string format : {"hadal nvme format 1", "hadal nvme format 7"}) {
+    say(format);
+    const absl::Status status = open_error();
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("'" + format + "'"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("'hadal nvme format 2'"));
+  }
+  say("hadal nvme format 2");
+  const std::unique_ptr<TieredStore> store = open();
+  expect_whole(*store, 1);
 }
 
 TEST_F(NvmeOpenTest, RefusesAForeignDirectoryUntouched) {
@@ -460,7 +490,11 @@ TEST_F(NvmeStoreTest, PersistedBlocksSurviveKill9) {
     const std::unique_ptr<TieredStore> store = open();
     EXPECT_GE(store->stats().recovered_blocks, persisted);
     // The helper puts blocks in order of their numbers and drops none.
-    for (uint64_t i = 0; i < persisted; ++i) expect_whole(*store, i);
+    for (uint64_t i = 0; i < persisted; ++i) {
+      EXPECT_TRUE(keeps_origin(*store, make_block(i))) << i;
+      expect_whole(*store, i);
+      EXPECT_TRUE(keeps_origin(*store, make_block(i))) << i;
+    }
     EXPECT_EQ(store->stats().recovery_lost, 0);
   }
 }
@@ -525,6 +559,10 @@ TEST_F(NvmeStoreTest, ManyThreadsSeeOnlyTrueBytes) {
   store.evict({});
   EXPECT_EQ(store.stats().pinned_bytes, 0);
   EXPECT_EQ(store.stats().tiers[0].used_bytes, 0);
+  for (const TierStats& tier : store.stats().tiers) {
+    EXPECT_EQ(tier.encoded_bytes, 0) << tier_name(tier.tier);
+    EXPECT_EQ(tier.raw_bytes, 0) << tier_name(tier.tier);
+  }
   EXPECT_EQ(store.stats().persisted_blocks, 0);
 }
 

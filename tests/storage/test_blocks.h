@@ -71,6 +71,10 @@ inline TestBlock make_block(uint64_t number, const std::string& codec = "k5v4", 
   block.offer.dropped_planes = static_cast<uint8_t>(drops);
   block.offer.precision = extents.precision[drops];
   block.offer.layout_hash = whole.header().layout_hash;
+  block.offer.parent = test_key(number + 1'000'000);
+  block.offer.route = test_key(number + 2'000'000);
+  block.offer.first_token_index = 16 * number;
+  block.offer.token_digest = number + 1;
   return block;
 }
 
@@ -79,6 +83,14 @@ inline absl::Status put(TieredStore& store, const TestBlock& block) {
   if (!slot.ok()) return slot.status();
   std::memcpy(slot->bytes.data(), block.bytes.data(), block.bytes.size());
   return store.commit(slot->ticket);
+}
+
+// What the store shows of a block is what its put said.
+inline bool keeps_origin(const TieredStore& store, const TestBlock& block) {
+  const BlockOrigin origin = store.describe({&block.offer.key, 1})[0].origin;
+  return origin.parent == block.offer.parent && origin.route == block.offer.route &&
+         origin.first_token_index == block.offer.first_token_index &&
+         origin.token_digest == block.offer.token_digest;
 }
 
 inline absl::StatusOr<StoredBlock> read(TieredStore& store, const ReadRequest& request) {
