@@ -118,6 +118,11 @@ absl::Status check_options(const RequestOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat(
         "timeout is ", absl::FormatDuration(options.timeout), "; allowed are at most 24h"));
   }
+  if (static_cast<uint8_t>(options.priority) >= kPriorityCount) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("priority is ", static_cast<int>(options.priority),
+                     "; allowed are 0 (normal), 1 (high) and 2 (low)"));
+  }
   return absl::OkStatus();
 }
 

@@ -57,6 +57,9 @@ struct RequestOptions {
   bool no_load = false;   // a lookup or get ends at once, all keys misses, nothing sent
   Precision least;        // get: less precise is a miss
   uint32_t lease_ms = 0;  // lookup: pin what is found for this long
+  // Goes before requests of lower priority that wait for staging memory, a codec thread or, on
+  // this client's connection, the node's reads; nothing that has begun is interrupted.
+  Priority priority = Priority::normal;
 };
 
 // A block's values: `pages` for a layout with a dtype, `opaque` for opaque bytes. Borrowed until

@@ -27,6 +27,7 @@ absl::StatusOr<RequestPtr> ClientCore::open_request(RequestKind kind, std::vecto
   start.keys = std::move(keys);
   start.node_count = nodes.size();
   start.timeout = options.timeout;
+  start.priority = options.priority;
   // The request lives in the table and in callbacks that hold the core; a bare pointer avoids a
   // cycle for requests that nobody fetches.
   start.on_end = [this, kind, id = start.id](RequestResult result) {
@@ -65,7 +66,7 @@ void send_report_bad(const CorePtr& core, const BlockKey& key, uint64_t generati
     peer->report_bad(key, generation, deadline, [](const absl::StatusOr<bool>&) {});
     return;
   }
-  peer->lookup({key}, LookupOptions{}, deadline,
+  peer->lookup({key}, LookupOptions{}, {deadline},
                [peer, key, deadline](const absl::StatusOr<LookupAnswer>& answer) {
                  if (!answer.ok() || answer->keys.size() != 1) return;
                  const uint64_t found = answer->keys[0].generation;

@@ -136,7 +136,7 @@ void on_block(GetWindow& window, size_t position, const absl::StatusOr<GetAnswer
   }
   auto arrived =
       std::make_shared<Arrived>(Arrived{get, window.node, index, std::move(slot), *answer});
-  get->core->workers->decode([arrived] { decode_task(*arrived); });
+  get->core->workers->decode([arrived] { decode_task(*arrived); }, get->request->priority());
 }
 
 void on_done(GetWindow& window, const absl::Status& status) {
@@ -164,7 +164,7 @@ void send_window(const std::shared_ptr<GetWindow>& window) {
   }
   BlockPeer* const peer = get->core->peers[window->node].get();
   const BlockPeer::OperationId operation = peer->get(
-      std::move(gets), get->request->deadline(),
+      std::move(gets), get->request->operation_options(),
       [window](size_t position, const absl::StatusOr<GetAnswer>& answer) {
         on_block(*window, position, answer);
       },
@@ -213,7 +213,7 @@ void start_get(const CorePtr& core, const RequestPtr& request, GetStart start) {
   for (size_t node = 0; node < groups.size(); ++node) {
     if (groups[node].empty()) continue;
     core->scheduler->submit(std::make_shared<GetBatch>(get, node, std::move(groups[node])),
-                            StagingUse::get);
+                            StagingUse::get, request->priority());
   }
 }
 

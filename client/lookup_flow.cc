@@ -65,7 +65,7 @@ void start_lookup(const CorePtr& core, const RequestPtr& request, const RequestO
     asked.lease_ms = options.lease_ms;
     BlockPeer* const peer = core->peers[node].get();
     const BlockPeer::OperationId operation =
-        peer->lookup(std::move(keys), asked, request->deadline(),
+        peer->lookup(std::move(keys), asked, request->operation_options(),
                      [lookup = std::move(lookup)](const absl::StatusOr<LookupAnswer>& answer) {
                        end_lookup(lookup, answer);
                      });

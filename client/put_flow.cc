@@ -101,7 +101,7 @@ void send_window(const PutWindowPtr& window) {
   if (puts.empty()) return;
   BlockPeer* const peer = put->core->peers[node].get();
   const BlockPeer::OperationId operation = peer->put(
-      std::move(puts), put->request->deadline(),
+      std::move(puts), put->request->operation_options(),
       [put, node, sent = std::move(sent)](const std::vector<absl::Status>& statuses) {
         for (size_t i = 0; i < sent.size(); ++i) {
           end_sent(*put, node, sent[i],
@@ -177,7 +177,8 @@ class PutBatch final : public StagedWork {
     window->node = node_;
     window->to_encode = count;
     for (size_t i = 0; i < count; ++i) {
-      put_->core->workers->encode([window, i] { encode_task(window, i); });
+      put_->core->workers->encode([window, i] { encode_task(window, i); },
+                                  put_->request->priority());
     }
     return next_ == indices_.size();
   }
@@ -221,7 +222,7 @@ void after_lookup(const PutRequestPtr& put, size_t node, const std::vector<size_
   }
   if (missing.empty()) return;
   put->core->scheduler->submit(std::make_shared<PutBatch>(put, node, std::move(missing)),
-                               StagingUse::put);
+                               StagingUse::put, put->request->priority());
 }
 
 }  // namespace
@@ -241,7 +242,7 @@ void start_put(const CorePtr& core, const RequestPtr& request, LayoutPtr layout,
     for (const size_t index : groups[node]) keys.push_back(request->keys()[index]);
     BlockPeer* const peer = core->peers[node].get();
     const BlockPeer::OperationId operation = peer->lookup(
-        std::move(keys), LookupOptions{}, request->deadline(),
+        std::move(keys), LookupOptions{}, request->operation_options(),
         [put, node, indices = std::move(groups[node])](const absl::StatusOr<LookupAnswer>& answer) {
           after_lookup(put, node, indices, answer);
         });

@@ -32,6 +32,7 @@ struct RequestStart {
   std::vector<BlockKey> keys;
   size_t node_count = 0;
   absl::Duration timeout;
+  Priority priority = Priority::normal;
   // Called once, by whichever thread ended the last key, with no lock held.
   std::function<void(RequestResult)> on_end;
 };
@@ -43,7 +44,9 @@ class Request {
   RequestId id() const { return start_.id; }
   RequestKind kind() const { return start_.kind; }
   const std::vector<BlockKey>& keys() const { return start_.keys; }
+  Priority priority() const { return start_.priority; }
   absl::Time deadline() const { return deadline_; }
+  OperationOptions operation_options() const { return {deadline_, start_.priority}; }
   SteadyTime steady_deadline() const { return steady_deadline_; }
 
   // Leave to touch the caller's memory for one key; every true is followed by unclaim or finish.

@@ -25,6 +25,11 @@ struct BlockPeerConfig {
   absl::Duration backoff_max = absl::Seconds(2);
 };
 
+struct OperationOptions {
+  absl::Time deadline;
+  Priority priority = Priority::normal;  // the node takes reads that wait on a connection by it
+};
+
 struct PeerPut {
   PutOffer offer;
   absl::Span<const std::byte> bytes;  // registered memory
@@ -63,18 +68,18 @@ class BlockPeer {
 
   using OperationId = uint64_t;  // of this peer, for cancel
 
-  virtual OperationId lookup(std::vector<BlockKey> keys, const LookupOptions& options,
-                             absl::Time deadline,
+  virtual OperationId lookup(std::vector<BlockKey> keys, const LookupOptions& lookup,
+                             const OperationOptions& options,
                              std::function<void(absl::StatusOr<LookupAnswer>)> done) = 0;
 
   // `done` gets one status a put, in order: Ok (stored), AlreadyExists (no payload moved), or why
   // not.
-  virtual OperationId put(std::vector<PeerPut> puts, absl::Time deadline,
+  virtual OperationId put(std::vector<PeerPut> puts, const OperationOptions& options,
                           std::function<void(std::vector<absl::Status>)> done) = 0;
 
   // `each` is called at most once per index as blocks arrive, then `done` once. An index that
   // `each` never saw by then failed with done's status, or with DeadlineExceeded.
-  virtual OperationId get(std::vector<PeerGet> gets, absl::Time deadline,
+  virtual OperationId get(std::vector<PeerGet> gets, const OperationOptions& options,
                           std::function<void(size_t, absl::StatusOr<GetAnswer>)> each,
                           std::function<void(absl::Status)> done) = 0;
 

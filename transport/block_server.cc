@@ -6,6 +6,7 @@
 #include <optional>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "transport/control_payload.h"
@@ -53,7 +54,8 @@ struct PeerConnection {
   std::map<uint64_t, PutBatch> puts;  // by operation
   size_t put_slots = 0;               // open, of all batches
   uint64_t put_bytes = 0;             // of these slots
-  std::deque<PendingRead> waiting_reads;
+  std::map<std::pair<uint8_t, uint64_t>, PendingRead> waiting_reads;  // by rank, then age
+  uint64_t reads_asked = 0;                                           // since it connected
   size_t reads_in_flight = 0;
   std::deque<OutgoingMessage> waiting_blocks;
   size_t blocks_in_flight = 0;
@@ -393,13 +395,14 @@ absl::Status ServerCore::get(ConnectionId connection, const MessageHeader& heade
   if (peer.waiting_reads.size() + reads->size() > kReadsWaitingMax) {
     return absl::ResourceExhaustedError("too many reads wait on this connection");
   }
+  const uint8_t rank = priority_rank(wire_priority(header.priority));
   for (uint32_t i = 0; i < reads->size(); ++i) {
     PendingRead read;
     read.reply.type = MessageType::get_block;
     read.reply.operation = header.operation;
     read.reply.index = i;
     read.request = (*reads)[i];
-    peer.waiting_reads.push_back(read);
+    peer.waiting_reads.emplace(std::make_pair(rank, peer.reads_asked++), std::move(read));
   }
   pump_reads(connection);
   return absl::OkStatus();
@@ -413,8 +416,9 @@ void ServerCore::pump_reads(ConnectionId connection) {
   for (auto peer = peers_.find(connection);
        peer != peers_.end() && !peer->second.waiting_reads.empty() && has_room(peer->second);
        peer = peers_.find(connection)) {
-    const PendingRead read = peer->second.waiting_reads.front();
-    peer->second.waiting_reads.pop_front();
+    const auto next = peer->second.waiting_reads.begin();
+    const PendingRead read = std::move(next->second);
+    peer->second.waiting_reads.erase(next);
     ++peer->second.reads_in_flight;
     handler_.read(read.request, [weak = weak_from_this(), messages = &messages_, connection,
                                  reply = read.reply](absl::StatusOr<StoredBlock> block) {

@@ -114,6 +114,10 @@ absl::StatusCode wire_code(uint8_t code) {
              : absl::StatusCode::kUnknown;
 }
 
+Priority wire_priority(uint8_t priority) {
+  return priority < kPriorityCount ? static_cast<Priority>(priority) : Priority::normal;
+}
+
 MessageBytes write_hello(const Hello& hello) {
   Writer writer;
   writer.integer(hello.protocol_version);

@@ -344,7 +344,7 @@ TEST(BadPutsTest, ADamagedPayloadNeverComesBackAsABlock) {
     put.bytes = memory->bytes().first(bytes);
     put.hold = memory;
     std::promise<std::vector<absl::Status>> done;
-    peer->put({put}, absl::Now() + absl::Seconds(10),
+    peer->put({put}, {absl::Now() + absl::Seconds(10)},
               [&](std::vector<absl::Status> statuses) { done.set_value(std::move(statuses)); });
     const std::vector<absl::Status> statuses = done.get_future().get();
     ASSERT_EQ(statuses.size(), 1u);

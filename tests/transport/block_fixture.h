@@ -45,7 +45,7 @@ class MemoryHandler final : public BlockHandler {
   // While silent, reads are kept without an answer; answer_kept() answers them, from this thread.
   std::atomic<bool> silent{false};
   void answer_kept();
-  size_t kept() const;
+  std::vector<BlockKey> kept() const;  // in the order they were read
   std::vector<std::byte> stored(const BlockKey& key) const;
 
   std::atomic<uint64_t> released_lease{0};

@@ -43,6 +43,7 @@ TEST(MessageCodec, HeaderHasTheDocumentedBytes) {
   static_assert(offsetof(MessageHeader, generation) == 24);
   static_assert(offsetof(MessageHeader, tier) == 35);
   static_assert(offsetof(MessageHeader, lease) == 40);
+  static_assert(offsetof(MessageHeader, priority) == 48);
 }
 
 TEST(MessageCodec, HelloRoundTrip) {
@@ -131,6 +132,8 @@ TEST(MessageCodec, FieldsThatAreNoEnumeratorAreClamped) {
   EXPECT_EQ(answers->front().state, BlockState::being_written);
   EXPECT_EQ(answers->front().tier, Tier::nvme);
   EXPECT_EQ(wire_code(200), absl::StatusCode::kUnknown);
+  EXPECT_EQ(wire_priority(2), Priority::low);
+  EXPECT_EQ(wire_priority(3), Priority::normal);
 }
 
 template <typename T>
