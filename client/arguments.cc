@@ -135,6 +135,24 @@ absl::Status check_batch(size_t key_count) {
   return absl::OkStatus();
 }
 
+absl::Status check_groups(absl::Span<const GroupLookup> groups) {
+  size_t key_count = 0;
+  for (size_t i = 0; i < groups.size(); ++i) {
+    if (groups[i].hashes.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("group ", i, ": has 0 hashes; name at least 1, or leave the group out"));
+    }
+    key_count += groups[i].hashes.size();
+    for (size_t block = 0; block < groups[i].hashes.size(); ++block) {
+      absl::Status status = in_block(block, check_hash(groups[i].hashes[block]));
+      if (!status.ok()) {
+        return absl::Status(status.code(), absl::StrCat("group ", i, ": ", status.message()));
+      }
+    }
+  }
+  return check_batch(key_count);
+}
+
 absl::Status check_puts(const RegisteredLayout& layout, absl::Span<const BlockPut> blocks,
                         uint64_t staging_bytes) {
   absl::flat_hash_set<absl::string_view> seen;

@@ -60,7 +60,7 @@ class ClientImpl final : public Client {
     return core_->layouts.add(config);
   }
 
-  absl::StatusOr<RequestId> lookup(LayoutId layout, absl::Span<const EngineHash> hashes,
+  absl::StatusOr<RequestId> lookup(absl::Span<const GroupLookup> groups,
                                    const RequestOptions& options) override;
   absl::StatusOr<RequestId> put(LayoutId layout, absl::Span<const BlockPut> blocks,
                                 const RequestOptions& options) override;
@@ -95,21 +95,33 @@ absl::StatusOr<LayoutPtr> ClientImpl::begin(LayoutId layout, size_t key_count,
   return core_->layouts.find(layout);
 }
 
-absl::StatusOr<RequestId> ClientImpl::lookup(LayoutId layout, absl::Span<const EngineHash> hashes,
+absl::StatusOr<RequestId> ClientImpl::lookup(absl::Span<const GroupLookup> groups,
                                              const RequestOptions& options) {
-  absl::StatusOr<LayoutPtr> found = begin(layout, hashes.size(), options);
-  if (!found.ok()) return found.status();
-  std::vector<BlockKey> keys;
-  keys.reserve(hashes.size());
-  for (size_t i = 0; i < hashes.size(); ++i) {
-    if (hashes[i].bytes().empty()) {
+  if (absl::Status status = check_options(options); !status.ok()) return status;
+  if (absl::Status status = check_groups(groups); !status.ok()) return status;
+  RequestStart start;
+  start.kind = RequestKind::lookup;
+  bool counts_tokens = true;
+  for (const GroupLookup& group : groups) {
+    absl::StatusOr<LayoutPtr> layout = core_->layouts.find(group.layout);
+    if (!layout.ok()) return layout.status();
+    for (const EngineHash& hash : group.hashes) start.keys.push_back((*layout)->binder->bind(hash));
+    const uint32_t of_layout = (*layout)->config.layout.block_tokens;
+    if (of_layout != 0 && group.block_tokens != 0) {
       return absl::InvalidArgumentError(
-          absl::StrCat("key ", i, ": engine hash has 0 bytes; allowed are 1 to 64"));
+          absl::StrCat("group ", start.groups.size(), ": block_tokens is ", group.block_tokens,
+                       " beside the layout's ", of_layout, "; leave it 0"));
     }
-    keys.push_back((*found)->binder->bind(hashes[i]));
+    counts_tokens = counts_tokens && of_layout + group.block_tokens > 0;
+    start.groups.push_back({group.rule, of_layout + group.block_tokens, group.window_tokens,
+                            std::vector<bool>(group.hashes.size(), false), group.token_count});
   }
-  absl::StatusOr<RequestPtr> request =
-      core_->open_request(RequestKind::lookup, std::move(keys), options);
+  if (!counts_tokens) {
+    start.groups.clear();
+  } else if (absl::Status status = longest_prefix_tokens(start.groups).status(); !status.ok()) {
+    return status;
+  }
+  absl::StatusOr<RequestPtr> request = core_->open_request(std::move(start), options);
   if (!request.ok()) return request.status();
   const RequestId id = (*request)->id();
   if (options.no_load) {
@@ -126,11 +138,10 @@ absl::StatusOr<RequestId> ClientImpl::put(LayoutId layout, absl::Span<const Bloc
   if (!found.ok()) return found.status();
   absl::Status status = check_puts(**found, blocks, core_->pool->capacity_bytes());
   if (!status.ok()) return status;
-  std::vector<BlockKey> keys;
-  keys.reserve(blocks.size());
-  for (const BlockPut& block : blocks) keys.push_back((*found)->binder->bind(block.hash));
-  absl::StatusOr<RequestPtr> request =
-      core_->open_request(RequestKind::put, std::move(keys), options);
+  RequestStart start;
+  start.kind = RequestKind::put;
+  for (const BlockPut& block : blocks) start.keys.push_back((*found)->binder->bind(block.hash));
+  absl::StatusOr<RequestPtr> request = core_->open_request(std::move(start), options);
   if (!request.ok()) return request.status();
   const RequestId id = (*request)->id();
   if (options.no_store) {
@@ -147,18 +158,16 @@ absl::StatusOr<RequestId> ClientImpl::get(LayoutId layout, absl::Span<const Bloc
   if (!found.ok()) return found.status();
   absl::Status status = check_gets(**found, blocks, core_->pool->capacity_bytes());
   if (!status.ok()) return status;
-  std::vector<BlockKey> keys;
-  keys.reserve(blocks.size());
-  for (const BlockGet& block : blocks) keys.push_back((*found)->binder->bind(block.hash));
-  absl::StatusOr<RequestPtr> request =
-      core_->open_request(RequestKind::get, std::move(keys), options);
+  RequestStart start;
+  start.kind = RequestKind::get;
+  for (const BlockGet& block : blocks) start.keys.push_back((*found)->binder->bind(block.hash));
+  absl::StatusOr<RequestPtr> request = core_->open_request(std::move(start), options);
   if (!request.ok()) return request.status();
   const RequestId id = (*request)->id();
   if (options.no_load) {
     (*request)->close(absl::NotFoundError("no_load"));
   } else {
-    GetStart start = {*std::move(found), {blocks.begin(), blocks.end()}, options.least};
-    start_get(core_, *request, std::move(start));
+    start_get(core_, *request, {*std::move(found), {blocks.begin(), blocks.end()}, options.least});
   }
   return id;
 }

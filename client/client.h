@@ -26,6 +26,7 @@
 #include "common/codec_spec.h"
 #include "common/kv_layout.h"
 #include "common/node_address.h"
+#include "common/prefix_rules.h"
 #include "kernels/codec.h"
 #include "transport/block_peer.h"
 
@@ -60,6 +61,20 @@ struct RequestOptions {
   // Goes before requests of lower priority that wait for staging memory, a codec thread or, on
   // this client's connection, the node's reads; nothing that has begun is interrupted.
   Priority priority = Priority::normal;
+};
+
+// One layer group's part of a lookup: its blocks from the start of the sequence, in order, and what
+// it needs of them before the sequence can go on (docs/client.md).
+struct GroupLookup {
+  LayoutId layout = 0;
+  absl::Span<const EngineHash> hashes;
+  PrefixRule rule = PrefixRule::full_prefix;
+  uint64_t window_tokens = 0;  // of last_tokens
+  // Of opaque bytes, whose layout has none; else 0. Where it is 0 for opaque bytes, these are no
+  // tokens, and the lookup's prefix_tokens is 0.
+  uint32_t block_tokens = 0;
+  // Tokens of all these blocks together, where the last one may be short; 0: every block is whole.
+  uint64_t token_count = 0;
 };
 
 // A block's values: `pages` for a layout with a dtype, `opaque` for opaque bytes. Borrowed until
@@ -101,8 +116,9 @@ struct KeyResult {
 
 struct RequestResult {
   RequestId id = 0;
-  std::vector<KeyResult> keys;   // as submitted
+  std::vector<KeyResult> keys;   // as submitted; of a lookup group after group
   size_t prefix_blocks = 0;      // leading keys that are Ok
+  uint64_t prefix_tokens = 0;    // lookup: the longest length that all groups satisfy
   std::vector<uint64_t> leases;  // lookup with lease_ms: one a node that pinned, 0 where none
 };
 
@@ -123,7 +139,8 @@ class Client {
 
   virtual absl::StatusOr<LayoutId> register_layout(const LayoutConfig& config) = 0;
 
-  virtual absl::StatusOr<RequestId> lookup(LayoutId layout, absl::Span<const EngineHash> hashes,
+  // All groups together in one message a node. They have 1 to 4,096 hashes, each group at least 1.
+  virtual absl::StatusOr<RequestId> lookup(absl::Span<const GroupLookup> groups,
                                            const RequestOptions& options) = 0;
   virtual absl::StatusOr<RequestId> put(LayoutId layout, absl::Span<const BlockPut> blocks,
                                         const RequestOptions& options) = 0;

@@ -19,18 +19,15 @@ std::vector<std::vector<size_t>> ClientCore::by_node(const std::vector<BlockKey>
   return groups;
 }
 
-absl::StatusOr<RequestPtr> ClientCore::open_request(RequestKind kind, std::vector<BlockKey> keys,
+absl::StatusOr<RequestPtr> ClientCore::open_request(RequestStart start,
                                                     const RequestOptions& options) {
-  RequestStart start;
   start.id = table->next_id();
-  start.kind = kind;
-  start.keys = std::move(keys);
   start.node_count = nodes.size();
   start.timeout = options.timeout;
   start.priority = options.priority;
   // The request lives in the table and in callbacks that hold the core; a bare pointer avoids a
   // cycle for requests that nobody fetches.
-  start.on_end = [this, kind, id = start.id](RequestResult result) {
+  start.on_end = [this, kind = start.kind, id = start.id](RequestResult result) {
     stats.add(kind, result);
     if (const RequestPtr request = table->find_open(id)) scheduler->unwatch(*request);
     table->complete(std::move(result));

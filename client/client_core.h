@@ -27,10 +27,9 @@ struct ClientCore : std::enable_shared_from_this<ClientCore> {
   // Groups indices of `keys` by the node that owns each: one vector a node.
   std::vector<std::vector<size_t>> by_node(const std::vector<BlockKey>& keys) const;
 
-  // A new request in the table, watched by the scheduler. ResourceExhausted where the table is
-  // full.
-  absl::StatusOr<std::shared_ptr<Request>> open_request(RequestKind kind,
-                                                        std::vector<BlockKey> keys,
+  // A new request in the table, watched by the scheduler. The caller gives kind, keys and groups.
+  // ResourceExhausted where the table is full.
+  absl::StatusOr<std::shared_ptr<Request>> open_request(RequestStart start,
                                                         const RequestOptions& options);
 
   // Ends every request, then threads and peers, in the order that leaves no callback dangling.

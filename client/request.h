@@ -30,6 +30,8 @@ struct RequestStart {
   RequestId id = 0;
   RequestKind kind = RequestKind::lookup;
   std::vector<BlockKey> keys;
+  // Lookup: what the keys are blocks of, in order, with a place in `present` for each key.
+  std::vector<PrefixGroup> groups;
   size_t node_count = 0;
   absl::Duration timeout;
   Priority priority = Priority::normal;

@@ -146,16 +146,17 @@ absl::StatusOr<std::vector<std::byte>> PrefixCache::get(const Tokens& tokens,
   const std::vector<EngineHash> chain = hashes(tokens);
   RequestOptions options;
   options.timeout = config_.timeout;
-  absl::StatusOr<RequestId> lookup = client_->lookup(layout_, chain, options);
+  GroupLookup sequence = {.layout = layout_, .hashes = chain};
+  sequence.token_count = tokens.size();
+  absl::StatusOr<RequestId> lookup = client_->lookup({&sequence, 1}, options);
   if (!lookup.ok()) return lookup.status();
   absl::StatusOr<RequestResult> found = client_->wait(*lookup);
   if (!found.ok()) return found.status();
-  if (found->prefix_blocks == 0) {
+  if (found->prefix_tokens == 0) {
     if (!found->keys.empty()) report.first_failure = found->keys.front().status.ToString();
     return std::vector<std::byte>();
   }
-  const uint32_t found_tokens = static_cast<uint32_t>(
-      std::min<size_t>(tokens.size(), found->prefix_blocks * config_.block_tokens));
+  const uint32_t found_tokens = static_cast<uint32_t>(found->prefix_tokens);
   const SequenceBlob shape = engine_.blob_shape().with_tokens(found_tokens);
   std::vector<std::byte> blob(shape.bytes());
   shape.write_frame(absl::MakeSpan(blob));

@@ -94,7 +94,8 @@ TEST_F(TwoNodesTest, OneLookupMessageANode) {
   hashes.push_back(hash_of("absent"));
   options_.lease_ms = 1000;
   const RequestResult result =
-      client_->wait(client_->lookup(layout_, hashes, options_).value()).value();
+      client_->wait(client_->lookup({{.layout = layout_, .hashes = hashes}}, options_).value())
+          .value();
   EXPECT_EQ(result.prefix_blocks, static_cast<size_t>(kBlocks));
   ASSERT_EQ(result.leases.size(), 2u);
   EXPECT_NE(result.leases[0], 0u);
