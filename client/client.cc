@@ -50,6 +50,12 @@ absl::StatusOr<std::shared_ptr<Transport>> make_transport(const std::string& nam
   return Transport::create_ucx(config);
 }
 
+RoutedKey bind_routed(const RegisteredLayout& layout, const EngineHash& hash,
+                      const std::optional<EngineHash>& route) {
+  const BlockKey key = layout.binder->bind(hash);
+  return {key, route.has_value() ? layout.binder->bind(*route) : key};
+}
+
 class ClientImpl final : public Client {
  public:
   explicit ClientImpl(CorePtr core)
@@ -73,7 +79,8 @@ class ClientImpl final : public Client {
   std::vector<RequestResult> drain() override { return core_->table->drain(); }
   int event_fd() const override { return core_->table->event_fd(); }
   void cancel(RequestId request) override;
-  void report_bad(LayoutId layout, const EngineHash& hash) override;
+  void report_bad(LayoutId layout, const EngineHash& hash,
+                  const std::optional<EngineHash>& route) override;
   void release(const RequestResult& lookup) override;
   ClientStats stats() const override { return core_->stats.snapshot(); }
   std::vector<NodeStatus> nodes() const override;
@@ -105,7 +112,11 @@ absl::StatusOr<RequestId> ClientImpl::lookup(absl::Span<const GroupLookup> group
   for (const GroupLookup& group : groups) {
     absl::StatusOr<LayoutPtr> layout = core_->layouts.find(group.layout);
     if (!layout.ok()) return layout.status();
-    for (const EngineHash& hash : group.hashes) start.keys.push_back((*layout)->binder->bind(hash));
+    std::optional<EngineHash> route;
+    for (size_t i = 0; i < group.hashes.size(); ++i) {
+      if (!group.routes.empty()) route = group.routes[i];
+      start.keys.push_back(bind_routed(**layout, group.hashes[i], route));
+    }
     const uint32_t of_layout = (*layout)->config.layout.block_tokens;
     if (of_layout != 0 && group.block_tokens != 0) {
       return absl::InvalidArgumentError(
@@ -140,7 +151,9 @@ absl::StatusOr<RequestId> ClientImpl::put(LayoutId layout, absl::Span<const Bloc
   if (!status.ok()) return status;
   RequestStart start;
   start.kind = RequestKind::put;
-  for (const BlockPut& block : blocks) start.keys.push_back((*found)->binder->bind(block.hash));
+  for (const BlockPut& block : blocks) {
+    start.keys.push_back(bind_routed(**found, block.hash, block.route));
+  }
   absl::StatusOr<RequestPtr> request = core_->open_request(std::move(start), options);
   if (!request.ok()) return request.status();
   const RequestId id = (*request)->id();
@@ -160,7 +173,9 @@ absl::StatusOr<RequestId> ClientImpl::get(LayoutId layout, absl::Span<const Bloc
   if (!status.ok()) return status;
   RequestStart start;
   start.kind = RequestKind::get;
-  for (const BlockGet& block : blocks) start.keys.push_back((*found)->binder->bind(block.hash));
+  for (const BlockGet& block : blocks) {
+    start.keys.push_back(bind_routed(**found, block.hash, block.route));
+  }
   absl::StatusOr<RequestPtr> request = core_->open_request(std::move(start), options);
   if (!request.ok()) return request.status();
   const RequestId id = (*request)->id();
@@ -177,10 +192,11 @@ void ClientImpl::cancel(RequestId request) {
   if (open) open->close(absl::CancelledError("cancelled by the caller"));
 }
 
-void ClientImpl::report_bad(LayoutId layout, const EngineHash& hash) {
+void ClientImpl::report_bad(LayoutId layout, const EngineHash& hash,
+                            const std::optional<EngineHash>& route) {
   const absl::StatusOr<LayoutPtr> found = core_->layouts.find(layout);
-  if (!found.ok() || hash.bytes().empty()) return;
-  send_report_bad(core_, (*found)->binder->bind(hash), 0);
+  if (!found.ok() || hash.bytes().empty() || (route.has_value() && route->bytes().empty())) return;
+  send_report_bad(core_, bind_routed(**found, hash, route), 0);
 }
 
 void ClientImpl::release(const RequestResult& lookup) {

@@ -68,6 +68,7 @@ struct RequestOptions {
 struct GroupLookup {
   LayoutId layout = 0;
   absl::Span<const EngineHash> hashes;
+  absl::Span<const EngineHash> routes;  // as the puts gave: one a hash, or none at all
   PrefixRule rule = PrefixRule::full_prefix;
   uint64_t window_tokens = 0;  // of last_tokens
   // Of opaque bytes, whose layout has none; else 0. Where it is 0 for opaque bytes, these are no
@@ -89,6 +90,8 @@ struct BlockPut {
   // sequence, and a digest of the token ids it covers, 0 where unknown.
   std::optional<EngineHash> parent;
   uint64_t token_digest = 0;
+  // Chooses the node in place of the block's own hash; all that name this block give the same.
+  std::optional<EngineHash> route;
 };
 
 struct BlockGet {
@@ -98,6 +101,7 @@ struct BlockGet {
   // Tokens that `pages` have room for; a stored block with more is InvalidArgument, unwritten. 0:
   // the layout's block_tokens.
   uint32_t token_capacity = 0;
+  std::optional<EngineHash> route;  // as the put gave
 };
 
 // How one key of a request ended. Ok: found, stored (or was there already) or loaded. NotFound: a
@@ -162,8 +166,9 @@ class Client {
   virtual void cancel(RequestId request) = 0;
 
   // The engine found what a get delivered to be wrong: the node checks the block and drops it if
-  // damaged.
-  virtual void report_bad(LayoutId layout, const EngineHash& hash) = 0;
+  // damaged. `route` as the put gave.
+  virtual void report_bad(LayoutId layout, const EngineHash& hash,
+                          const std::optional<EngineHash>& route) = 0;
 
   // Gives a lookup's leases back early.
   virtual void release(const RequestResult& lookup) = 0;

@@ -13,9 +13,9 @@ constexpr absl::Duration kStopWait = absl::Seconds(2);
 
 }  // namespace
 
-std::vector<std::vector<size_t>> ClientCore::by_node(const std::vector<BlockKey>& keys) const {
+std::vector<std::vector<size_t>> ClientCore::by_node(const std::vector<RoutedKey>& keys) const {
   std::vector<std::vector<size_t>> groups(nodes.size());
-  for (size_t i = 0; i < keys.size(); ++i) groups[ring.owner(keys[i])].push_back(i);
+  for (size_t i = 0; i < keys.size(); ++i) groups[ring.owner(keys[i].route)].push_back(i);
   return groups;
 }
 
@@ -56,8 +56,9 @@ absl::Status at_node(const ClientCore& core, size_t node, const absl::Status& st
                       absl::StrCat("node ", core.nodes[node].host_port(), ": ", status.message()));
 }
 
-void send_report_bad(const CorePtr& core, const BlockKey& key, uint64_t generation) {
-  BlockPeer* const peer = core->peers[core->ring.owner(key)].get();
+void send_report_bad(const CorePtr& core, const RoutedKey& block, uint64_t generation) {
+  const BlockKey& key = block.key;
+  BlockPeer* const peer = core->peers[core->ring.owner(block.route)].get();
   const absl::Time deadline = absl::Now() + kReportTimeout;
   if (generation != 0) {
     peer->report_bad(key, generation, deadline, [](const absl::StatusOr<bool>&) {});

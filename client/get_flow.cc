@@ -42,7 +42,7 @@ absl::Status decode_values(const GetRequest& get, const Arrived& block,
                            absl::Span<const std::byte> encoded, KeyResult& result) {
   const RegisteredLayout& layout = *get.start.layout;
   const BlockGet& target = get.start.blocks[block.index];
-  const BlockKey& key = get.request->keys()[block.index];
+  const BlockKey& key = get.request->keys()[block.index].key;
   const absl::StatusOr<EncodedBlock> parsed =
       EncodedBlock::parse(encoded, block.answer.dropped_planes);
   absl::Status status = parsed.status();
@@ -64,7 +64,7 @@ absl::Status decode_values(const GetRequest& get, const Arrived& block,
 
 absl::Status decode_bytes(const GetRequest& get, const Arrived& block,
                           absl::Span<const std::byte> encoded, KeyResult& result) {
-  const BlockKey& key = get.request->keys()[block.index];
+  const BlockKey& key = get.request->keys()[block.index].key;
   absl::StatusOr<absl::Span<const std::byte>> payload = decode_opaque(encoded, key);
   if (!payload.ok()) return payload.status();
   const absl::Span<std::byte> target = get.start.blocks[block.index].opaque;
@@ -155,7 +155,7 @@ void send_window(const std::shared_ptr<GetWindow>& window) {
   gets.reserve(window->indices.size());
   for (size_t i = 0; i < window->indices.size(); ++i) {
     PeerGet one;
-    one.request.key = get->request->keys()[window->indices[i]];
+    one.request.key = get->request->keys()[window->indices[i]].key;
     one.request.least = get->start.least;
     one.request.max_bytes = static_cast<uint32_t>(window->slots[i].bytes.size());
     one.bytes = window->slots[i].bytes;

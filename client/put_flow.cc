@@ -74,7 +74,8 @@ void end_sent(const PutRequest& put, size_t node, const SentItem& item,
 
 PutOffer make_offer(const PutRequest& put, const PutItem& item) {
   PutOffer offer;
-  offer.key = put.request->keys()[item.index];
+  const RoutedKey& routed = put.request->keys()[item.index];
+  offer.key = routed.key;
   offer.bytes = item.encoded_bytes;
   offer.precision = item.precision;
   offer.layout_hash = put.layout->layout_hash;
@@ -82,6 +83,7 @@ PutOffer make_offer(const PutRequest& put, const PutItem& item) {
   offer.first_token_index = block.first_token_index;
   offer.token_digest = block.token_digest;
   if (block.parent.has_value()) offer.parent = put.layout->binder->bind(*block.parent);
+  if (routed.route != routed.key) offer.route = routed.route;
   return offer;
 }
 
@@ -115,7 +117,7 @@ absl::Status encode_values(const PutRequest& put, PutItem& item) {
   const BlockPut& block = put.blocks[item.index];
   EncodeRequest request;
   request.pages = block.pages;
-  request.identity = {put.request->keys()[item.index], block.first_token_index};
+  request.identity = {put.request->keys()[item.index].key, block.first_token_index};
   request.token_count = block.token_count;
   absl::StatusOr<EncodeResult> result = put.layout->codec->encode(request, item.slot.bytes);
   if (!result.ok()) return result.status();
@@ -135,7 +137,7 @@ absl::Status encode_item(const PutRequest& put, PutItem& item) {
   const BlockPut& block = put.blocks[item.index];
   item.encoded_bytes = static_cast<uint32_t>(item.slot.bytes.size());
   item.precision = put.precision();
-  return encode_opaque(block.opaque, {put.request->keys()[item.index], block.first_token_index},
+  return encode_opaque(block.opaque, {put.request->keys()[item.index].key, block.first_token_index},
                        item.slot.bytes);
 }
 
@@ -239,7 +241,7 @@ void start_put(const CorePtr& core, const RequestPtr& request, LayoutPtr layout,
     if (groups[node].empty()) continue;
     std::vector<BlockKey> keys;
     keys.reserve(groups[node].size());
-    for (const size_t index : groups[node]) keys.push_back(request->keys()[index]);
+    for (const size_t index : groups[node]) keys.push_back(request->keys()[index].key);
     BlockPeer* const peer = core->peers[node].get();
     const BlockPeer::OperationId operation = peer->lookup(
         std::move(keys), LookupOptions{}, request->operation_options(),

@@ -192,6 +192,7 @@ MessageBytes write_offers(absl::Span<const PutOffer> offers) {
     writer.integer(offer.first_token_index);
     writer.integer(offer.token_digest);
     writer.key(offer.parent);
+    writer.key(offer.route);
   }
   return writer.take();
 }
@@ -208,6 +209,7 @@ absl::StatusOr<std::vector<PutOffer>> read_offers(absl::Span<const std::byte> by
     offer.first_token_index = reader.integer<uint64_t>();
     offer.token_digest = reader.integer<uint64_t>();
     offer.parent = reader.key();
+    offer.route = reader.key();
     return offer;
   });
 }

@@ -295,16 +295,19 @@ TEST_F(ClientTest, PutSaysWhereItsBlockStands) {
   ASSERT_TRUE(put_one(layout_, "root", kv).status.ok());
   EXPECT_EQ(node_->handler().last_offer().parent, BlockKey());
   EXPECT_EQ(node_->handler().last_offer().first_token_index, UINT64_MAX);
+  EXPECT_EQ(node_->handler().last_offer().route, BlockKey());
   const BlockKey root = node_->handler().last_offer().key;
   BlockPut put = block_put("leaf", kv);
   put.parent = hash_of("root");
   put.token_digest = 0x1234567890ABCDEF;
   put.first_token_index = 16;
+  put.route = hash_of("root");
   ASSERT_TRUE(finish(client_->put(layout_, {put}, options())).keys[0].status.ok());
   const PutOffer offer = node_->handler().last_offer();
   EXPECT_EQ(offer.parent, root);
   EXPECT_EQ(offer.token_digest, 0x1234567890ABCDEFu);
   EXPECT_EQ(offer.first_token_index, 16u);
+  EXPECT_EQ(offer.route, root);
 }
 
 TEST_F(ClientTest, NanAndInfinityAreStoredRawAndCounted) {
@@ -352,7 +355,7 @@ TEST_F(ClientTest, ReportBadOfTheEngineReachesTheNode) {
   KvBuffer kv(small_layout());
   kv.fill_random(8);
   ASSERT_TRUE(put_one(layout_, "a", kv).status.ok());
-  client_->report_bad(layout_, hash_of("a"));
+  client_->report_bad(layout_, hash_of("a"), std::nullopt);
   const absl::Time until = absl::Now() + absl::Seconds(5);
   while (node_->handler().bad_reports == 0 && absl::Now() < until) {
     absl::SleepFor(absl::Milliseconds(1));
@@ -522,6 +525,7 @@ TEST_F(ClientTest, WrongPutsAreRefusedByName) {
       {"opaque", [&](BlockPut& p) { p.opaque = kv.bytes(); }, "opaque bytes given"},
       {"no hash", [](BlockPut& p) { p.hash = EngineHash(); }, "engine hash has 0 bytes"},
       {"no parent", [](BlockPut& p) { p.parent = EngineHash(); }, "parent has 0 bytes"},
+      {"no route", [](BlockPut& p) { p.route = EngineHash(); }, "route has 0 bytes"},
   };
   for (const RefusedPut& refused : cases) {
     BlockPut put = block_put("a", kv);
@@ -557,7 +561,11 @@ TEST_F(ClientTest, WrongRequestsAreRefusedByName) {
   EXPECT_TRUE(absl::IsInvalidArgument(lookup(many, options()).status()));
   EXPECT_TRUE(absl::IsInvalidArgument(lookup({EngineHash()}, options()).status()));
   const std::vector<EngineHash> one = {hash_of("a")};
+  const std::vector<EngineHash> two = {hash_of("a"), hash_of("b")};
+  const std::vector<EngineHash> empty = {EngineHash()};
   const std::vector<GroupLookup> wrong = {
+      {.layout = layout_, .hashes = one, .routes = two},
+      {.layout = layout_, .hashes = one, .routes = empty},
       {.layout = 999, .hashes = one},
       {.layout = layout_},
       {.layout = layout_, .hashes = one, .rule = PrefixRule::last_tokens},
@@ -574,6 +582,9 @@ TEST_F(ClientTest, WrongRequestsAreRefusedByName) {
   EXPECT_TRUE(absl::IsInvalidArgument(lookup(one, urgent).status()));
   BlockGet get = block_get("a", kv);
   get.pages.key.layers = {};
+  EXPECT_TRUE(absl::IsInvalidArgument(client_->get(layout_, {get}, options()).status()));
+  get = block_get("a", kv);
+  get.route = EngineHash();
   EXPECT_TRUE(absl::IsInvalidArgument(client_->get(layout_, {get}, options()).status()));
   get = block_get("a", kv);
   get.token_capacity = 17;

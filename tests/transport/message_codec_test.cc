@@ -23,6 +23,7 @@ PutOffer make_offer() {
   offer.first_token_index = 99;
   offer.token_digest = 0xABCDEF;
   offer.parent = test_key(4);
+  offer.route = test_key(6);
   return offer;
 }
 
@@ -77,7 +78,7 @@ TEST(MessageCodec, LongTextsAreCut) {
 TEST(MessageCodec, OffersRoundTripInTheDocumentedSize) {
   const std::vector<PutOffer> offers(3, make_offer());
   const MessageBytes bytes = write_offers(offers);
-  EXPECT_EQ(bytes.size(), 3u * 95);
+  EXPECT_EQ(bytes.size(), 3u * 127);
   const auto read = read_offers(bytes, 3);
   ASSERT_TRUE(read.ok()) << read.status();
   const PutOffer& last = read->back();
@@ -90,6 +91,7 @@ TEST(MessageCodec, OffersRoundTripInTheDocumentedSize) {
   EXPECT_EQ(last.first_token_index, 99u);
   EXPECT_EQ(last.token_digest, 0xABCDEFu);
   EXPECT_EQ(last.parent, test_key(4));
+  EXPECT_EQ(last.route, test_key(6));
 }
 
 TEST(MessageCodec, AnswersReadsKeysAndStatusesRoundTrip) {
