@@ -87,7 +87,8 @@ struct BlockPut {
   uint32_t token_count = 0;
   uint64_t first_token_index = UINT64_MAX;  // 0 starts a sequence
   // What the node may know of the block's place (docs/storage.md): the block before it in its
-  // sequence, and a digest of the token ids it covers, 0 where unknown.
+  // sequence, and a digest of the token ids it covers, 0 where unknown. A put of a key that holds a
+  // block of another known digest is FailedPrecondition.
   std::optional<EngineHash> parent;
   uint64_t token_digest = 0;
   // Chooses the node in place of the block's own hash; all that name this block give the same.
@@ -102,6 +103,7 @@ struct BlockGet {
   // the layout's block_tokens.
   uint32_t token_capacity = 0;
   std::optional<EngineHash> route;  // as the put gave
+  uint64_t token_digest = 0;        // a stored block of another known digest is a miss; 0: any
 };
 
 // How one key of a request ended. Ok: found, stored (or was there already) or loaded. NotFound: a

@@ -157,6 +157,7 @@ void send_window(const std::shared_ptr<GetWindow>& window) {
     PeerGet one;
     one.request.key = get->request->keys()[window->indices[i]].key;
     one.request.least = get->start.least;
+    one.request.token_digest = get->start.blocks[window->indices[i]].token_digest;
     one.request.max_bytes = static_cast<uint32_t>(window->slots[i].bytes.size());
     one.bytes = window->slots[i].bytes;
     one.hold = window->slots[i].hold;

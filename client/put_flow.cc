@@ -202,6 +202,15 @@ void end_duplicate(const PutRequest& put, size_t index, const KeyAnswer& answer)
   put.request->finish(index, std::move(result));
 }
 
+// As the node decides of an offer: a block that lacks planes is replaced by a whole one, and one of
+// other tokens is refused.
+bool is_duplicate(const PutRequest& put, size_t index, const KeyAnswer& stored) {
+  const uint64_t digest = put.blocks[index].token_digest;
+  const bool same_tokens = digest == 0 || stored.token_digest == 0 || stored.token_digest == digest;
+  return stored.state == BlockState::present && stored.dropped_planes == 0 &&
+         stored.precision.satisfies(put.precision()) && same_tokens;
+}
+
 // The node's answer to which blocks it has.
 void after_lookup(const PutRequestPtr& put, size_t node, const std::vector<size_t>& indices,
                   const absl::StatusOr<LookupAnswer>& answer) {
@@ -212,11 +221,7 @@ void after_lookup(const PutRequestPtr& put, size_t node, const std::vector<size_
   }
   std::vector<size_t> missing;
   for (size_t i = 0; i < indices.size(); ++i) {
-    // As the node decides: a block that lacks planes is replaced by a whole one.
-    const bool known = i < answer->keys.size() && answer->keys[i].state == BlockState::present &&
-                       answer->keys[i].dropped_planes == 0 &&
-                       answer->keys[i].precision.satisfies(put->precision());
-    if (known) {
+    if (i < answer->keys.size() && is_duplicate(*put, indices[i], answer->keys[i])) {
       end_duplicate(*put, indices[i], answer->keys[i]);
     } else {
       missing.push_back(indices[i]);

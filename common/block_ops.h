@@ -42,7 +42,8 @@ struct KeyAnswer {
   uint32_t bytes = 0;      // of the encoded block as stored, without dropped planes
   uint8_t dropped_planes = 0;
   Precision precision;
-  uint64_t generation = 0;  // changes when the block is replaced; 0 is never used
+  uint64_t generation = 0;    // changes when the block is replaced; 0 is never used
+  uint64_t token_digest = 0;  // as its put said; 0 where unknown
 };
 
 struct LookupOptions {

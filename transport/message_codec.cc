@@ -163,6 +163,7 @@ MessageBytes write_answers(absl::Span<const KeyAnswer> answers) {
     writer.integer(answer.dropped_planes);
     writer.precision(answer.precision);
     writer.integer(answer.generation);
+    writer.integer(answer.token_digest);
   }
   return writer.take();
 }
@@ -177,6 +178,7 @@ absl::StatusOr<std::vector<KeyAnswer>> read_answers(absl::Span<const std::byte> 
     answer.dropped_planes = reader.integer<uint8_t>();
     answer.precision = reader.precision();
     answer.generation = reader.integer<uint64_t>();
+    answer.token_digest = reader.integer<uint64_t>();
     return answer;
   });
 }
@@ -237,6 +239,7 @@ MessageBytes write_reads(absl::Span<const ReadRequest> reads) {
     writer.key(read.key);
     writer.precision(read.least);
     writer.integer(read.max_bytes);
+    writer.integer(read.token_digest);
   }
   return writer.take();
 }
@@ -248,6 +251,7 @@ absl::StatusOr<std::vector<ReadRequest>> read_reads(absl::Span<const std::byte> 
     read.key = reader.key();
     read.least = reader.precision();
     read.max_bytes = reader.integer<uint32_t>();
+    read.token_digest = reader.integer<uint64_t>();
     return read;
   });
 }

@@ -310,6 +310,17 @@ TEST_F(ClientTest, PutSaysWhereItsBlockStands) {
   EXPECT_EQ(offer.route, root);
 }
 
+TEST_F(ClientTest, GetSaysWhatTokensItWants) {
+  KvBuffer kv(small_layout());
+  BlockGet get = block_get("a", kv);
+  get.token_digest = 0x1234567890ABCDEF;
+  finish(client_->get(layout_, {get, block_get("b", kv)}, options()));
+  const std::vector<ReadRequest> asked = node_->handler().asked();
+  ASSERT_EQ(asked.size(), 2u);
+  EXPECT_EQ(asked[0].token_digest, 0x1234567890ABCDEFu);
+  EXPECT_EQ(asked[1].token_digest, 0u);
+}
+
 TEST_F(ClientTest, NanAndInfinityAreStoredRawAndCounted) {
   KvBuffer in(small_layout());
   KvBuffer out(small_layout());

@@ -35,7 +35,7 @@ void StoreHandler::read(const ReadRequest& request, ReadReply reply) {
   ++reads;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    read_keys_.push_back(request.key);
+    asked_.push_back(request);
     if (paused) {
       kept_.emplace_back(request, std::move(reply));
       return;
@@ -54,9 +54,9 @@ void StoreHandler::resume() {
   for (auto& [request, reply] : kept) store_.read(request, std::move(reply));
 }
 
-std::vector<BlockKey> StoreHandler::read_keys() const {
+std::vector<ReadRequest> StoreHandler::asked() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return read_keys_;
+  return asked_;
 }
 
 bool StoreHandler::report_bad(const BlockKey& key, uint64_t generation) {

@@ -37,8 +37,8 @@ class StoreHandler final : public BlockHandler {
   // While paused, reads are kept; resume() answers them, from this thread, and ends the pause.
   std::atomic<bool> paused{false};
   void resume();
-  // Every key that was read, in order.
-  std::vector<BlockKey> read_keys() const;
+  // Every read that was asked, in order.
+  std::vector<ReadRequest> asked() const;
 
   std::atomic<int> lookup_calls{0};
   std::atomic<int> commits{0};
@@ -56,7 +56,7 @@ class StoreHandler final : public BlockHandler {
   TieredStore& store_;
   mutable std::mutex mutex_;
   PutOffer last_offer_;
-  std::vector<BlockKey> read_keys_;
+  std::vector<ReadRequest> asked_;
   std::vector<std::pair<ReadRequest, ReadReply>> kept_;
 };
 

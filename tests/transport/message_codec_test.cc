@@ -95,24 +95,27 @@ TEST(MessageCodec, OffersRoundTripInTheDocumentedSize) {
 }
 
 TEST(MessageCodec, AnswersReadsKeysAndStatusesRoundTrip) {
-  const KeyAnswer answer = {BlockState::being_written, Tier::nvme, 12, 1, {3, 2}, 0xFFFFFFFFFF};
+  const KeyAnswer answer = {
+      BlockState::being_written, Tier::nvme, 12, 1, {3, 2}, 0xFFFFFFFFFF, 0xD1};
   const MessageBytes answer_bytes = write_answers({&answer, 1});
-  EXPECT_EQ(answer_bytes.size(), 17u);
+  EXPECT_EQ(answer_bytes.size(), 25u);
   const auto answers = read_answers(answer_bytes, 1);
   ASSERT_TRUE(answers.ok()) << answers.status();
   EXPECT_EQ(answers->front().state, BlockState::being_written);
   EXPECT_EQ(answers->front().tier, Tier::nvme);
   EXPECT_EQ(answers->front().bytes, 12u);
   EXPECT_EQ(answers->front().generation, 0xFFFFFFFFFFu);
+  EXPECT_EQ(answers->front().token_digest, 0xD1u);
 
-  const ReadRequest request = {test_key(5), {4, 3}, 77};
+  const ReadRequest request = {test_key(5), {4, 3}, 77, 0xD2D3D4D5D6D7D8D9};
   const MessageBytes read_bytes = write_reads({&request, 1});
-  EXPECT_EQ(read_bytes.size(), 38u);
+  EXPECT_EQ(read_bytes.size(), 46u);
   const auto reads = read_reads(read_bytes, 1);
   ASSERT_TRUE(reads.ok()) << reads.status();
   EXPECT_EQ(reads->front().key, test_key(5));
   EXPECT_EQ(reads->front().least.key_planes, 4);
   EXPECT_EQ(reads->front().max_bytes, 77u);
+  EXPECT_EQ(reads->front().token_digest, 0xD2D3D4D5D6D7D8D9u);
 
   const BlockKey keys[] = {test_key(1), test_key(2)};
   const auto read_back = read_keys(write_keys(keys), 2);
