@@ -55,7 +55,9 @@ struct GetAnswer {
 // Every operation ends exactly once, on the I/O thread, by its deadline: with its answer, with
 // DeadlineExceeded, or with Unavailable at once where the node is known to be away (backing_off).
 // Buffers are another matter: a `hold` may live on after the answer, until the network has let go.
-// Threads: any. Destroying the peer fails everything in flight with Cancelled.
+// Threads: any. Destroying the peer fails everything in flight with Cancelled, and waits for the
+// I/O thread to do so. Never destroy it inside one of its own callbacks: what called it goes on
+// after.
 class BlockPeer {
  public:
   static std::unique_ptr<BlockPeer> create(std::shared_ptr<Transport> transport,

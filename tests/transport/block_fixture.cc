@@ -170,14 +170,15 @@ bool MemoryHandler::report_bad(const BlockKey& key, uint64_t generation) {
   return generation == 7 && blocks_.erase(map_key(key)) != 0;
 }
 
-std::unique_ptr<TestServer> start_server(Carrier carrier, uint16_t port) {
+std::unique_ptr<TestServer> start_server(Carrier carrier, uint16_t port,
+                                         const BlockServerConfig& config) {
   auto node = std::make_unique<TestServer>();
   node->transport = make_transport(carrier, "node-io");
   if (!node->transport) return nullptr;
   node->slab = node->transport->allocate(kSlabBytes).value();
   node->handler = std::make_unique<MemoryHandler>(node->slab->bytes());
-  auto server =
-      BlockServer::listen(node->transport, absl::StrCat("127.0.0.1:", port), *node->handler);
+  auto server = BlockServer::listen(node->transport, absl::StrCat("127.0.0.1:", port),
+                                    *node->handler, config);
   if (!server.ok()) return nullptr;
   node->server = *std::move(server);
   return node;

@@ -74,7 +74,8 @@ struct TestServer {
   NodeAddress address() const { return {"127.0.0.1", server->port(), 1.0}; }
 };
 // Null where the port cannot be had.
-std::unique_ptr<TestServer> start_server(Carrier carrier, uint16_t port = 0);
+std::unique_ptr<TestServer> start_server(Carrier carrier, uint16_t port = 0,
+                                         const BlockServerConfig& config = {});
 
 struct GetResult {
   absl::Status status;
