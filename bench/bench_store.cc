@@ -218,7 +218,8 @@ class Session {
                                  KeyShard()};
     id_ = client_->register_layout(layout).value();
     const EngineHash nobody = digest_engine_string("nobody");
-    const auto found = client_->wait(client_->lookup(id_, {nobody}, options()).value());
+    const GroupLookup group = {.layout = id_, .hashes = {&nobody, 1}};
+    const auto found = client_->wait(client_->lookup({&group, 1}, options()).value());
     return found.ok() && absl::IsNotFound(found->keys[0].status);
   }
 

@@ -175,7 +175,7 @@ class Getter {
       gets[i].hold = memory_;
     }
     peer_->get(
-        std::move(gets), absl::Now() + absl::Seconds(60),
+        std::move(gets), {absl::Now() + absl::Seconds(60)},
         [this](size_t, const absl::StatusOr<GetAnswer>& answer) {
           if (answer.ok() && answer->bytes == kBlockBytes) return;
           absl::MutexLock lock(&mutex_);

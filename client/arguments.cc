@@ -95,6 +95,11 @@ absl::Status check_hash(const EngineHash& hash) {
   return absl::InvalidArgumentError("engine hash has 0 bytes; allowed are 1 to 64");
 }
 
+absl::Status check_route(const std::optional<EngineHash>& route) {
+  if (!route.has_value() || !route->bytes().empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError("route has 0 bytes; allowed are 1 to 64, or no route");
+}
+
 absl::Status check_fits(uint64_t needed_bytes, uint64_t staging_bytes) {
   if (needed_bytes <= staging_bytes) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat("needs ", needed_bytes,
@@ -105,6 +110,23 @@ absl::Status check_fits(uint64_t needed_bytes, uint64_t staging_bytes) {
 absl::Status in_block(size_t index, const absl::Status& status) {
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrCat("block ", index, ": ", status.message()));
+}
+
+absl::Status check_group(const GroupLookup& group) {
+  if (group.hashes.empty()) {
+    return absl::InvalidArgumentError("it has 0 hashes; name at least 1, or leave it out");
+  }
+  if (!group.routes.empty() && group.routes.size() != group.hashes.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("it has ", group.routes.size(), " routes for ", group.hashes.size(),
+                     " hashes; give one a hash (its own hash where it has no other), or none"));
+  }
+  for (size_t i = 0; i < group.hashes.size(); ++i) {
+    absl::Status status = check_hash(group.hashes[i]);
+    if (status.ok() && !group.routes.empty()) status = check_route(group.routes[i]);
+    if (!status.ok()) return in_block(i, status);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -118,6 +140,11 @@ absl::Status check_options(const RequestOptions& options) {
     return absl::InvalidArgumentError(absl::StrCat(
         "timeout is ", absl::FormatDuration(options.timeout), "; allowed are at most 24h"));
   }
+  if (static_cast<uint8_t>(options.priority) >= kPriorityCount) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("priority is ", static_cast<int>(options.priority),
+                     "; allowed are 0 (normal), 1 (high) and 2 (low)"));
+  }
   return absl::OkStatus();
 }
 
@@ -128,6 +155,17 @@ absl::Status check_batch(size_t key_count) {
                                                    limits::kBatchMaxKeys, " are allowed"));
   }
   return absl::OkStatus();
+}
+
+absl::Status check_groups(absl::Span<const GroupLookup> groups) {
+  size_t key_count = 0;
+  for (size_t i = 0; i < groups.size(); ++i) {
+    if (absl::Status status = check_group(groups[i]); !status.ok()) {
+      return absl::Status(status.code(), absl::StrCat("group ", i, ": ", status.message()));
+    }
+    key_count += groups[i].hashes.size();
+  }
+  return check_batch(key_count);
 }
 
 absl::Status check_puts(const RegisteredLayout& layout, absl::Span<const BlockPut> blocks,
@@ -144,6 +182,7 @@ absl::Status check_puts(const RegisteredLayout& layout, absl::Span<const BlockPu
     if (status.ok() && block.parent.has_value() && block.parent->bytes().empty()) {
       status = absl::InvalidArgumentError("parent has 0 bytes; allowed are 1 to 64, or no parent");
     }
+    if (status.ok()) status = check_route(block.route);
     if (!status.ok()) return in_block(i, status);
     const absl::Span<const std::byte> hash = block.hash.bytes();
     if (!seen.emplace(reinterpret_cast<const char*>(hash.data()), hash.size()).second) {
@@ -163,6 +202,7 @@ absl::Status check_gets(const RegisteredLayout& layout, absl::Span<const BlockGe
       status = check_token_count(layout.config.layout, block.token_capacity);
     }
     if (status.ok()) status = check_fits(get_staging_bytes(layout, block), staging_bytes);
+    if (status.ok()) status = check_route(block.route);
     if (!status.ok()) return in_block(i, status);
   }
   return absl::OkStatus();

@@ -15,6 +15,8 @@ namespace hadal {
 
 absl::Status check_options(const RequestOptions& options);
 absl::Status check_batch(size_t key_count);
+// Rules and token counts are longest_prefix_tokens' to check.
+absl::Status check_groups(absl::Span<const GroupLookup> groups);
 
 // `staging_bytes`: the capacity that a block must fit in.
 absl::Status check_puts(const RegisteredLayout& layout, absl::Span<const BlockPut> blocks,

@@ -50,6 +50,12 @@ absl::StatusOr<std::shared_ptr<Transport>> make_transport(const std::string& nam
   return Transport::create_ucx(config);
 }
 
+RoutedKey bind_routed(const RegisteredLayout& layout, const EngineHash& hash,
+                      const std::optional<EngineHash>& route) {
+  const BlockKey key = layout.binder->bind(hash);
+  return {key, route.has_value() ? layout.binder->bind(*route) : key};
+}
+
 class ClientImpl final : public Client {
  public:
   explicit ClientImpl(CorePtr core)
@@ -60,7 +66,7 @@ class ClientImpl final : public Client {
     return core_->layouts.add(config);
   }
 
-  absl::StatusOr<RequestId> lookup(LayoutId layout, absl::Span<const EngineHash> hashes,
+  absl::StatusOr<RequestId> lookup(absl::Span<const GroupLookup> groups,
                                    const RequestOptions& options) override;
   absl::StatusOr<RequestId> put(LayoutId layout, absl::Span<const BlockPut> blocks,
                                 const RequestOptions& options) override;
@@ -73,7 +79,8 @@ class ClientImpl final : public Client {
   std::vector<RequestResult> drain() override { return core_->table->drain(); }
   int event_fd() const override { return core_->table->event_fd(); }
   void cancel(RequestId request) override;
-  void report_bad(LayoutId layout, const EngineHash& hash) override;
+  void report_bad(LayoutId layout, const EngineHash& hash,
+                  const std::optional<EngineHash>& route) override;
   void release(const RequestResult& lookup) override;
   ClientStats stats() const override { return core_->stats.snapshot(); }
   std::vector<NodeStatus> nodes() const override;
@@ -95,21 +102,37 @@ absl::StatusOr<LayoutPtr> ClientImpl::begin(LayoutId layout, size_t key_count,
   return core_->layouts.find(layout);
 }
 
-absl::StatusOr<RequestId> ClientImpl::lookup(LayoutId layout, absl::Span<const EngineHash> hashes,
+absl::StatusOr<RequestId> ClientImpl::lookup(absl::Span<const GroupLookup> groups,
                                              const RequestOptions& options) {
-  absl::StatusOr<LayoutPtr> found = begin(layout, hashes.size(), options);
-  if (!found.ok()) return found.status();
-  std::vector<BlockKey> keys;
-  keys.reserve(hashes.size());
-  for (size_t i = 0; i < hashes.size(); ++i) {
-    if (hashes[i].bytes().empty()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("key ", i, ": engine hash has 0 bytes; allowed are 1 to 64"));
+  if (absl::Status status = check_options(options); !status.ok()) return status;
+  if (absl::Status status = check_groups(groups); !status.ok()) return status;
+  RequestStart start;
+  start.kind = RequestKind::lookup;
+  bool counts_tokens = true;
+  for (const GroupLookup& group : groups) {
+    absl::StatusOr<LayoutPtr> layout = core_->layouts.find(group.layout);
+    if (!layout.ok()) return layout.status();
+    std::optional<EngineHash> route;
+    for (size_t i = 0; i < group.hashes.size(); ++i) {
+      if (!group.routes.empty()) route = group.routes[i];
+      start.keys.push_back(bind_routed(**layout, group.hashes[i], route));
     }
-    keys.push_back((*found)->binder->bind(hashes[i]));
+    const uint32_t of_layout = (*layout)->config.layout.block_tokens;
+    if (of_layout != 0 && group.block_tokens != 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("group ", start.groups.size(), ": block_tokens is ", group.block_tokens,
+                       " beside the layout's ", of_layout, "; leave it 0"));
+    }
+    counts_tokens = counts_tokens && of_layout + group.block_tokens > 0;
+    start.groups.push_back({group.rule, of_layout + group.block_tokens, group.window_tokens,
+                            std::vector<bool>(group.hashes.size(), false), group.token_count});
   }
-  absl::StatusOr<RequestPtr> request =
-      core_->open_request(RequestKind::lookup, std::move(keys), options);
+  if (!counts_tokens) {
+    start.groups.clear();
+  } else if (absl::Status status = longest_prefix_tokens(start.groups).status(); !status.ok()) {
+    return status;
+  }
+  absl::StatusOr<RequestPtr> request = core_->open_request(std::move(start), options);
   if (!request.ok()) return request.status();
   const RequestId id = (*request)->id();
   if (options.no_load) {
@@ -126,11 +149,12 @@ absl::StatusOr<RequestId> ClientImpl::put(LayoutId layout, absl::Span<const Bloc
   if (!found.ok()) return found.status();
   absl::Status status = check_puts(**found, blocks, core_->pool->capacity_bytes());
   if (!status.ok()) return status;
-  std::vector<BlockKey> keys;
-  keys.reserve(blocks.size());
-  for (const BlockPut& block : blocks) keys.push_back((*found)->binder->bind(block.hash));
-  absl::StatusOr<RequestPtr> request =
-      core_->open_request(RequestKind::put, std::move(keys), options);
+  RequestStart start;
+  start.kind = RequestKind::put;
+  for (const BlockPut& block : blocks) {
+    start.keys.push_back(bind_routed(**found, block.hash, block.route));
+  }
+  absl::StatusOr<RequestPtr> request = core_->open_request(std::move(start), options);
   if (!request.ok()) return request.status();
   const RequestId id = (*request)->id();
   if (options.no_store) {
@@ -147,18 +171,18 @@ absl::StatusOr<RequestId> ClientImpl::get(LayoutId layout, absl::Span<const Bloc
   if (!found.ok()) return found.status();
   absl::Status status = check_gets(**found, blocks, core_->pool->capacity_bytes());
   if (!status.ok()) return status;
-  std::vector<BlockKey> keys;
-  keys.reserve(blocks.size());
-  for (const BlockGet& block : blocks) keys.push_back((*found)->binder->bind(block.hash));
-  absl::StatusOr<RequestPtr> request =
-      core_->open_request(RequestKind::get, std::move(keys), options);
+  RequestStart start;
+  start.kind = RequestKind::get;
+  for (const BlockGet& block : blocks) {
+    start.keys.push_back(bind_routed(**found, block.hash, block.route));
+  }
+  absl::StatusOr<RequestPtr> request = core_->open_request(std::move(start), options);
   if (!request.ok()) return request.status();
   const RequestId id = (*request)->id();
   if (options.no_load) {
     (*request)->close(absl::NotFoundError("no_load"));
   } else {
-    GetStart start = {*std::move(found), {blocks.begin(), blocks.end()}, options.least};
-    start_get(core_, *request, std::move(start));
+    start_get(core_, *request, {*std::move(found), {blocks.begin(), blocks.end()}, options.least});
   }
   return id;
 }
@@ -168,10 +192,11 @@ void ClientImpl::cancel(RequestId request) {
   if (open) open->close(absl::CancelledError("cancelled by the caller"));
 }
 
-void ClientImpl::report_bad(LayoutId layout, const EngineHash& hash) {
+void ClientImpl::report_bad(LayoutId layout, const EngineHash& hash,
+                            const std::optional<EngineHash>& route) {
   const absl::StatusOr<LayoutPtr> found = core_->layouts.find(layout);
-  if (!found.ok() || hash.bytes().empty()) return;
-  send_report_bad(core_, (*found)->binder->bind(hash), 0);
+  if (!found.ok() || hash.bytes().empty() || (route.has_value() && route->bytes().empty())) return;
+  send_report_bad(core_, bind_routed(**found, hash, route), 0);
 }
 
 void ClientImpl::release(const RequestResult& lookup) {

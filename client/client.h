@@ -26,6 +26,7 @@
 #include "common/codec_spec.h"
 #include "common/kv_layout.h"
 #include "common/node_address.h"
+#include "common/prefix_rules.h"
 #include "kernels/codec.h"
 #include "transport/block_peer.h"
 
@@ -57,6 +58,24 @@ struct RequestOptions {
   bool no_load = false;   // a lookup or get ends at once, all keys misses, nothing sent
   Precision least;        // get: less precise is a miss
   uint32_t lease_ms = 0;  // lookup: pin what is found for this long
+  // Goes before requests of lower priority that wait for staging memory, a codec thread or, on
+  // this client's connection, the node's reads; nothing that has begun is interrupted.
+  Priority priority = Priority::normal;
+};
+
+// One layer group's part of a lookup: its blocks from the start of the sequence, in order, and what
+// it needs of them before the sequence can go on (docs/client.md).
+struct GroupLookup {
+  LayoutId layout = 0;
+  absl::Span<const EngineHash> hashes;
+  absl::Span<const EngineHash> routes;  // as the puts gave: one a hash, or none at all
+  PrefixRule rule = PrefixRule::full_prefix;
+  uint64_t window_tokens = 0;  // of last_tokens
+  // Of opaque bytes, whose layout has none; else 0. Where it is 0 for opaque bytes, these are no
+  // tokens, and the lookup's prefix_tokens is 0.
+  uint32_t block_tokens = 0;
+  // Tokens of all these blocks together, where the last one may be short; 0: every block is whole.
+  uint64_t token_count = 0;
 };
 
 // A block's values: `pages` for a layout with a dtype, `opaque` for opaque bytes. Borrowed until
@@ -68,9 +87,12 @@ struct BlockPut {
   uint32_t token_count = 0;
   uint64_t first_token_index = UINT64_MAX;  // 0 starts a sequence
   // What the node may know of the block's place (docs/storage.md): the block before it in its
-  // sequence, and a digest of the token ids it covers, 0 where unknown.
+  // sequence, and a digest of the token ids it covers, 0 where unknown. A put of a key that holds a
+  // block of another known digest is FailedPrecondition.
   std::optional<EngineHash> parent;
   uint64_t token_digest = 0;
+  // Chooses the node in place of the block's own hash; all that name this block give the same.
+  std::optional<EngineHash> route;
 };
 
 struct BlockGet {
@@ -80,6 +102,8 @@ struct BlockGet {
   // Tokens that `pages` have room for; a stored block with more is InvalidArgument, unwritten. 0:
   // the layout's block_tokens.
   uint32_t token_capacity = 0;
+  std::optional<EngineHash> route;  // as the put gave
+  uint64_t token_digest = 0;        // a stored block of another known digest is a miss; 0: any
 };
 
 // How one key of a request ended. Ok: found, stored (or was there already) or loaded. NotFound: a
@@ -98,8 +122,9 @@ struct KeyResult {
 
 struct RequestResult {
   RequestId id = 0;
-  std::vector<KeyResult> keys;   // as submitted
+  std::vector<KeyResult> keys;   // as submitted; of a lookup group after group
   size_t prefix_blocks = 0;      // leading keys that are Ok
+  uint64_t prefix_tokens = 0;    // lookup: the longest length that all groups satisfy
   std::vector<uint64_t> leases;  // lookup with lease_ms: one a node that pinned, 0 where none
 };
 
@@ -120,7 +145,8 @@ class Client {
 
   virtual absl::StatusOr<LayoutId> register_layout(const LayoutConfig& config) = 0;
 
-  virtual absl::StatusOr<RequestId> lookup(LayoutId layout, absl::Span<const EngineHash> hashes,
+  // All groups together in one message a node. They have 1 to 4,096 hashes, each group at least 1.
+  virtual absl::StatusOr<RequestId> lookup(absl::Span<const GroupLookup> groups,
                                            const RequestOptions& options) = 0;
   virtual absl::StatusOr<RequestId> put(LayoutId layout, absl::Span<const BlockPut> blocks,
                                         const RequestOptions& options) = 0;
@@ -142,8 +168,9 @@ class Client {
   virtual void cancel(RequestId request) = 0;
 
   // The engine found what a get delivered to be wrong: the node checks the block and drops it if
-  // damaged.
-  virtual void report_bad(LayoutId layout, const EngineHash& hash) = 0;
+  // damaged. `route` as the put gave.
+  virtual void report_bad(LayoutId layout, const EngineHash& hash,
+                          const std::optional<EngineHash>& route) = 0;
 
   // Gives a lookup's leases back early.
   virtual void release(const RequestResult& lookup) = 0;

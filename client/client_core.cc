@@ -13,23 +13,21 @@ constexpr absl::Duration kStopWait = absl::Seconds(2);
 
 }  // namespace
 
-std::vector<std::vector<size_t>> ClientCore::by_node(const std::vector<BlockKey>& keys) const {
+std::vector<std::vector<size_t>> ClientCore::by_node(const std::vector<RoutedKey>& keys) const {
   std::vector<std::vector<size_t>> groups(nodes.size());
-  for (size_t i = 0; i < keys.size(); ++i) groups[ring.owner(keys[i])].push_back(i);
+  for (size_t i = 0; i < keys.size(); ++i) groups[ring.owner(keys[i].route)].push_back(i);
   return groups;
 }
 
-absl::StatusOr<RequestPtr> ClientCore::open_request(RequestKind kind, std::vector<BlockKey> keys,
+absl::StatusOr<RequestPtr> ClientCore::open_request(RequestStart start,
                                                     const RequestOptions& options) {
-  RequestStart start;
   start.id = table->next_id();
-  start.kind = kind;
-  start.keys = std::move(keys);
   start.node_count = nodes.size();
   start.timeout = options.timeout;
+  start.priority = options.priority;
   // The request lives in the table and in callbacks that hold the core; a bare pointer avoids a
   // cycle for requests that nobody fetches.
-  start.on_end = [this, kind, id = start.id](RequestResult result) {
+  start.on_end = [this, kind = start.kind, id = start.id](RequestResult result) {
     stats.add(kind, result);
     if (const RequestPtr request = table->find_open(id)) scheduler->unwatch(*request);
     table->complete(std::move(result));
@@ -58,14 +56,15 @@ absl::Status at_node(const ClientCore& core, size_t node, const absl::Status& st
                       absl::StrCat("node ", core.nodes[node].host_port(), ": ", status.message()));
 }
 
-void send_report_bad(const CorePtr& core, const BlockKey& key, uint64_t generation) {
-  BlockPeer* const peer = core->peers[core->ring.owner(key)].get();
+void send_report_bad(const CorePtr& core, const RoutedKey& block, uint64_t generation) {
+  const BlockKey& key = block.key;
+  BlockPeer* const peer = core->peers[core->ring.owner(block.route)].get();
   const absl::Time deadline = absl::Now() + kReportTimeout;
   if (generation != 0) {
     peer->report_bad(key, generation, deadline, [](const absl::StatusOr<bool>&) {});
     return;
   }
-  peer->lookup({key}, LookupOptions{}, deadline,
+  peer->lookup({key}, LookupOptions{}, {deadline},
                [peer, key, deadline](const absl::StatusOr<LookupAnswer>& answer) {
                  if (!answer.ok() || answer->keys.size() != 1) return;
                  const uint64_t found = answer->keys[0].generation;

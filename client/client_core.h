@@ -25,12 +25,11 @@ struct ClientCore : std::enable_shared_from_this<ClientCore> {
   explicit ClientCore(Ring node_ring) : ring(std::move(node_ring)) {}
 
   // Groups indices of `keys` by the node that owns each: one vector a node.
-  std::vector<std::vector<size_t>> by_node(const std::vector<BlockKey>& keys) const;
+  std::vector<std::vector<size_t>> by_node(const std::vector<RoutedKey>& keys) const;
 
-  // A new request in the table, watched by the scheduler. ResourceExhausted where the table is
-  // full.
-  absl::StatusOr<std::shared_ptr<Request>> open_request(RequestKind kind,
-                                                        std::vector<BlockKey> keys,
+  // A new request in the table, watched by the scheduler. The caller gives kind, keys and groups.
+  // ResourceExhausted where the table is full.
+  absl::StatusOr<std::shared_ptr<Request>> open_request(RequestStart start,
                                                         const RequestOptions& options);
 
   // Ends every request, then threads and peers, in the order that leaves no callback dangling.
@@ -68,6 +67,6 @@ struct GetStart {
 void start_get(const CorePtr& core, const RequestPtr& request, GetStart start);
 
 // Tells the owner of a key that a block is bad. Generation 0: whatever it holds now.
-void send_report_bad(const CorePtr& core, const BlockKey& key, uint64_t generation);
+void send_report_bad(const CorePtr& core, const RoutedKey& block, uint64_t generation);
 
 }  // namespace hadal

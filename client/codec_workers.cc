@@ -15,21 +15,20 @@ CodecWorkers::CodecWorkers(int threads) {
   }
 }
 
-void CodecWorkers::submit(Task task, std::deque<Task>& queue) {
+void CodecWorkers::submit(Task task, Kind kind, Priority priority) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (stopping_) return;
-  queue.push_back(std::move(task));
+  tasks_.emplace(std::make_tuple(priority_rank(priority), kind, submitted_++), std::move(task));
   wake_.notify_one();
 }
 
 void CodecWorkers::run() {
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
-    wake_.wait(lock, [this] { return stopping_ || !decodes_.empty() || !encodes_.empty(); });
+    wake_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
     if (stopping_) return;
-    std::deque<Task>& queue = decodes_.empty() ? encodes_ : decodes_;
-    Task task = std::move(queue.front());
-    queue.pop_front();
+    Task task = std::move(tasks_.begin()->second);
+    tasks_.erase(tasks_.begin());
     lock.unlock();
     task();
     task = nullptr;  // drops its slot before the lock is taken
@@ -38,13 +37,11 @@ void CodecWorkers::run() {
 }
 
 void CodecWorkers::stop() {
-  std::deque<Task> dropped_decodes;  // destroyed outside the lock: tasks own slots
-  std::deque<Task> dropped_encodes;
+  decltype(tasks_) dropped;  // destroyed outside the lock: tasks own slots
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stopping_ = true;
-    dropped_decodes.swap(decodes_);
-    dropped_encodes.swap(encodes_);
+    dropped.swap(tasks_);
     wake_.notify_all();
   }
   for (std::thread& thread : threads_) {

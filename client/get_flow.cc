@@ -42,7 +42,7 @@ absl::Status decode_values(const GetRequest& get, const Arrived& block,
                            absl::Span<const std::byte> encoded, KeyResult& result) {
   const RegisteredLayout& layout = *get.start.layout;
   const BlockGet& target = get.start.blocks[block.index];
-  const BlockKey& key = get.request->keys()[block.index];
+  const BlockKey& key = get.request->keys()[block.index].key;
   const absl::StatusOr<EncodedBlock> parsed =
       EncodedBlock::parse(encoded, block.answer.dropped_planes);
   absl::Status status = parsed.status();
@@ -64,7 +64,7 @@ absl::Status decode_values(const GetRequest& get, const Arrived& block,
 
 absl::Status decode_bytes(const GetRequest& get, const Arrived& block,
                           absl::Span<const std::byte> encoded, KeyResult& result) {
-  const BlockKey& key = get.request->keys()[block.index];
+  const BlockKey& key = get.request->keys()[block.index].key;
   absl::StatusOr<absl::Span<const std::byte>> payload = decode_opaque(encoded, key);
   if (!payload.ok()) return payload.status();
   const absl::Span<std::byte> target = get.start.blocks[block.index].opaque;
@@ -136,7 +136,7 @@ void on_block(GetWindow& window, size_t position, const absl::StatusOr<GetAnswer
   }
   auto arrived =
       std::make_shared<Arrived>(Arrived{get, window.node, index, std::move(slot), *answer});
-  get->core->workers->decode([arrived] { decode_task(*arrived); });
+  get->core->workers->decode([arrived] { decode_task(*arrived); }, get->request->priority());
 }
 
 void on_done(GetWindow& window, const absl::Status& status) {
@@ -155,8 +155,9 @@ void send_window(const std::shared_ptr<GetWindow>& window) {
   gets.reserve(window->indices.size());
   for (size_t i = 0; i < window->indices.size(); ++i) {
     PeerGet one;
-    one.request.key = get->request->keys()[window->indices[i]];
+    one.request.key = get->request->keys()[window->indices[i]].key;
     one.request.least = get->start.least;
+    one.request.token_digest = get->start.blocks[window->indices[i]].token_digest;
     one.request.max_bytes = static_cast<uint32_t>(window->slots[i].bytes.size());
     one.bytes = window->slots[i].bytes;
     one.hold = window->slots[i].hold;
@@ -164,7 +165,7 @@ void send_window(const std::shared_ptr<GetWindow>& window) {
   }
   BlockPeer* const peer = get->core->peers[window->node].get();
   const BlockPeer::OperationId operation = peer->get(
-      std::move(gets), get->request->deadline(),
+      std::move(gets), get->request->operation_options(),
       [window](size_t position, const absl::StatusOr<GetAnswer>& answer) {
         on_block(*window, position, answer);
       },
@@ -213,7 +214,7 @@ void start_get(const CorePtr& core, const RequestPtr& request, GetStart start) {
   for (size_t node = 0; node < groups.size(); ++node) {
     if (groups[node].empty()) continue;
     core->scheduler->submit(std::make_shared<GetBatch>(get, node, std::move(groups[node])),
-                            StagingUse::get);
+                            StagingUse::get, request->priority());
   }
 }
 

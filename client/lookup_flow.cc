@@ -59,13 +59,13 @@ void start_lookup(const CorePtr& core, const RequestPtr& request, const RequestO
     if (groups[node].empty()) continue;
     std::vector<BlockKey> keys;
     keys.reserve(groups[node].size());
-    for (const size_t index : groups[node]) keys.push_back(request->keys()[index]);
+    for (const size_t index : groups[node]) keys.push_back(request->keys()[index].key);
     NodeLookup lookup = {core, request, node, std::move(groups[node])};
     LookupOptions asked;
     asked.lease_ms = options.lease_ms;
     BlockPeer* const peer = core->peers[node].get();
     const BlockPeer::OperationId operation =
-        peer->lookup(std::move(keys), asked, request->deadline(),
+        peer->lookup(std::move(keys), asked, request->operation_options(),
                      [lookup = std::move(lookup)](const absl::StatusOr<LookupAnswer>& answer) {
                        end_lookup(lookup, answer);
                      });

@@ -74,7 +74,8 @@ void end_sent(const PutRequest& put, size_t node, const SentItem& item,
 
 PutOffer make_offer(const PutRequest& put, const PutItem& item) {
   PutOffer offer;
-  offer.key = put.request->keys()[item.index];
+  const RoutedKey& routed = put.request->keys()[item.index];
+  offer.key = routed.key;
   offer.bytes = item.encoded_bytes;
   offer.precision = item.precision;
   offer.layout_hash = put.layout->layout_hash;
@@ -82,6 +83,7 @@ PutOffer make_offer(const PutRequest& put, const PutItem& item) {
   offer.first_token_index = block.first_token_index;
   offer.token_digest = block.token_digest;
   if (block.parent.has_value()) offer.parent = put.layout->binder->bind(*block.parent);
+  if (routed.route != routed.key) offer.route = routed.route;
   return offer;
 }
 
@@ -101,7 +103,7 @@ void send_window(const PutWindowPtr& window) {
   if (puts.empty()) return;
   BlockPeer* const peer = put->core->peers[node].get();
   const BlockPeer::OperationId operation = peer->put(
-      std::move(puts), put->request->deadline(),
+      std::move(puts), put->request->operation_options(),
       [put, node, sent = std::move(sent)](const std::vector<absl::Status>& statuses) {
         for (size_t i = 0; i < sent.size(); ++i) {
           end_sent(*put, node, sent[i],
@@ -115,7 +117,7 @@ absl::Status encode_values(const PutRequest& put, PutItem& item) {
   const BlockPut& block = put.blocks[item.index];
   EncodeRequest request;
   request.pages = block.pages;
-  request.identity = {put.request->keys()[item.index], block.first_token_index};
+  request.identity = {put.request->keys()[item.index].key, block.first_token_index};
   request.token_count = block.token_count;
   absl::StatusOr<EncodeResult> result = put.layout->codec->encode(request, item.slot.bytes);
   if (!result.ok()) return result.status();
@@ -135,7 +137,7 @@ absl::Status encode_item(const PutRequest& put, PutItem& item) {
   const BlockPut& block = put.blocks[item.index];
   item.encoded_bytes = static_cast<uint32_t>(item.slot.bytes.size());
   item.precision = put.precision();
-  return encode_opaque(block.opaque, {put.request->keys()[item.index], block.first_token_index},
+  return encode_opaque(block.opaque, {put.request->keys()[item.index].key, block.first_token_index},
                        item.slot.bytes);
 }
 
@@ -177,7 +179,8 @@ class PutBatch final : public StagedWork {
     window->node = node_;
     window->to_encode = count;
     for (size_t i = 0; i < count; ++i) {
-      put_->core->workers->encode([window, i] { encode_task(window, i); });
+      put_->core->workers->encode([window, i] { encode_task(window, i); },
+                                  put_->request->priority());
     }
     return next_ == indices_.size();
   }
@@ -199,6 +202,15 @@ void end_duplicate(const PutRequest& put, size_t index, const KeyAnswer& answer)
   put.request->finish(index, std::move(result));
 }
 
+// As the node decides of an offer: a block that lacks planes is replaced by a whole one, and one of
+// other tokens is refused.
+bool is_duplicate(const PutRequest& put, size_t index, const KeyAnswer& stored) {
+  const uint64_t digest = put.blocks[index].token_digest;
+  const bool same_tokens = digest == 0 || stored.token_digest == 0 || stored.token_digest == digest;
+  return stored.state == BlockState::present && stored.dropped_planes == 0 &&
+         stored.precision.satisfies(put.precision()) && same_tokens;
+}
+
 // The node's answer to which blocks it has.
 void after_lookup(const PutRequestPtr& put, size_t node, const std::vector<size_t>& indices,
                   const absl::StatusOr<LookupAnswer>& answer) {
@@ -209,11 +221,7 @@ void after_lookup(const PutRequestPtr& put, size_t node, const std::vector<size_
   }
   std::vector<size_t> missing;
   for (size_t i = 0; i < indices.size(); ++i) {
-    // As the node decides: a block that lacks planes is replaced by a whole one.
-    const bool known = i < answer->keys.size() && answer->keys[i].state == BlockState::present &&
-                       answer->keys[i].dropped_planes == 0 &&
-                       answer->keys[i].precision.satisfies(put->precision());
-    if (known) {
+    if (i < answer->keys.size() && is_duplicate(*put, indices[i], answer->keys[i])) {
       end_duplicate(*put, indices[i], answer->keys[i]);
     } else {
       missing.push_back(indices[i]);
@@ -221,7 +229,7 @@ void after_lookup(const PutRequestPtr& put, size_t node, const std::vector<size_
   }
   if (missing.empty()) return;
   put->core->scheduler->submit(std::make_shared<PutBatch>(put, node, std::move(missing)),
-                               StagingUse::put);
+                               StagingUse::put, put->request->priority());
 }
 
 }  // namespace
@@ -238,10 +246,10 @@ void start_put(const CorePtr& core, const RequestPtr& request, LayoutPtr layout,
     if (groups[node].empty()) continue;
     std::vector<BlockKey> keys;
     keys.reserve(groups[node].size());
-    for (const size_t index : groups[node]) keys.push_back(request->keys()[index]);
+    for (const size_t index : groups[node]) keys.push_back(request->keys()[index].key);
     BlockPeer* const peer = core->peers[node].get();
     const BlockPeer::OperationId operation = peer->lookup(
-        std::move(keys), LookupOptions{}, request->deadline(),
+        std::move(keys), LookupOptions{}, request->operation_options(),
         [put, node, indices = std::move(groups[node])](const absl::StatusOr<LookupAnswer>& answer) {
           after_lookup(put, node, indices, answer);
         });

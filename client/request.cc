@@ -3,6 +3,17 @@
 #include "absl/time/clock.h"
 
 namespace hadal {
+namespace {
+
+uint64_t prefix_tokens(std::vector<PrefixGroup> groups, const std::vector<KeyResult>& keys) {
+  size_t next = 0;
+  for (PrefixGroup& group : groups) {
+    for (size_t i = 0; i < group.present.size(); ++i) group.present[i] = keys[next++].status.ok();
+  }
+  return longest_prefix_tokens(groups).value_or(0);  // checked at submit
+}
+
+}  // namespace
 
 Request::Request(RequestStart start)
     : start_(std::move(start)),
@@ -105,6 +116,9 @@ void Request::hand_over(std::unique_lock<std::mutex> lock) {
   }
   RequestResult result = std::move(result_);
   lock.unlock();
+  if (!start_.groups.empty()) {
+    result.prefix_tokens = prefix_tokens(std::move(start_.groups), result.keys);
+  }
   start_.on_end(std::move(result));
 }
 

@@ -22,6 +22,12 @@
 
 namespace hadal {
 
+// A block and what its owner is chosen by: where no route was given, the key itself.
+struct RoutedKey {
+  BlockKey key;
+  BlockKey route;
+};
+
 enum class RequestKind : uint8_t { lookup, put, get };
 
 using SteadyTime = std::chrono::steady_clock::time_point;
@@ -29,9 +35,12 @@ using SteadyTime = std::chrono::steady_clock::time_point;
 struct RequestStart {
   RequestId id = 0;
   RequestKind kind = RequestKind::lookup;
-  std::vector<BlockKey> keys;
+  std::vector<RoutedKey> keys;
+  // Lookup: what the keys are blocks of, in order, with a place in `present` for each key.
+  std::vector<PrefixGroup> groups;
   size_t node_count = 0;
   absl::Duration timeout;
+  Priority priority = Priority::normal;
   // Called once, by whichever thread ended the last key, with no lock held.
   std::function<void(RequestResult)> on_end;
 };
@@ -42,8 +51,10 @@ class Request {
 
   RequestId id() const { return start_.id; }
   RequestKind kind() const { return start_.kind; }
-  const std::vector<BlockKey>& keys() const { return start_.keys; }
+  const std::vector<RoutedKey>& keys() const { return start_.keys; }
+  Priority priority() const { return start_.priority; }
   absl::Time deadline() const { return deadline_; }
+  OperationOptions operation_options() const { return {deadline_, start_.priority}; }
   SteadyTime steady_deadline() const { return steady_deadline_; }
 
   // Leave to touch the caller's memory for one key; every true is followed by unclaim or finish.

@@ -22,10 +22,11 @@ void Scheduler::unwatch(const Request& request) {
   deadlines_.erase({request.steady_deadline(), request.id()});
 }
 
-void Scheduler::submit(std::shared_ptr<StagedWork> work, StagingUse use) {
+void Scheduler::submit(std::shared_ptr<StagedWork> work, StagingUse use, Priority priority) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (stopping_) return;
-  queues_[static_cast<size_t>(use)].push_back(std::move(work));
+  Queue& queue = use == StagingUse::get ? gets_ : puts_;
+  queue.emplace(std::make_pair(priority_rank(priority), submitted_++), std::move(work));
   woken_ = true;
   wake_.notify_one();
 }
@@ -41,8 +42,7 @@ void Scheduler::run() {
   while (!stopping_) {
     woken_ = false;
     expire_due(lock);
-    admit_front(lock, queues_[static_cast<size_t>(StagingUse::get)]);
-    admit_front(lock, queues_[static_cast<size_t>(StagingUse::put)]);
+    admit_all(lock);
     if (woken_ || stopping_) continue;
     if (deadlines_.empty()) {
       wake_.wait(lock);
@@ -64,20 +64,34 @@ void Scheduler::expire_due(std::unique_lock<std::mutex>& lock) {
   }
 }
 
-void Scheduler::admit_front(std::unique_lock<std::mutex>& lock, Queue& queue) {
-  while (!queue.empty() && !stopping_) {
-    const std::shared_ptr<StagedWork> work = queue.front();
+void Scheduler::admit_all(std::unique_lock<std::mutex>& lock) {
+  bool gets_go = true;
+  bool puts_go = true;
+  for (uint8_t rank = 0; rank < kPriorityCount; ++rank) {
+    // A put takes no slot that a get of higher priority waits for. The other way round there is
+    // nothing to keep: puts wait for their half of the pool, which gets do not need.
+    puts_go = puts_go && gets_go;
+    gets_go = gets_go && admit_down_to(rank, gets_, lock);
+    puts_go = puts_go && admit_down_to(rank, puts_, lock);
+  }
+}
+
+// False where slots ran out.
+bool Scheduler::admit_down_to(uint8_t rank, Queue& queue, std::unique_lock<std::mutex>& lock) {
+  while (!stopping_ && !queue.empty() && queue.begin()->first.first <= rank) {
+    const auto [place, work] = *queue.begin();
     lock.unlock();
     const bool started = work->admit(pool_);
     lock.lock();
-    if (!started) return;
-    if (!queue.empty()) queue.pop_front();
+    if (!started) return false;
+    queue.erase(place);  // not begin(): a higher one may have come meanwhile
   }
+  return true;
 }
 
 void Scheduler::stop() {
   pool_.set_on_free(nullptr);
-  Queue dropped[2];  // destroyed outside the lock
+  Queue dropped_gets, dropped_puts;  // destroyed outside the lock
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stopping_ = true;
@@ -85,8 +99,8 @@ void Scheduler::stop() {
   }
   if (thread_.joinable()) thread_.join();
   std::lock_guard<std::mutex> lock(mutex_);
-  dropped[0].swap(queues_[0]);
-  dropped[1].swap(queues_[1]);
+  dropped_gets.swap(gets_);
+  dropped_puts.swap(puts_);
 }
 
 }  // namespace hadal

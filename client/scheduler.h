@@ -5,7 +5,6 @@
 // frozen node nor busy codec threads can keep a deadline from passing. Threads: any.
 
 #include <condition_variable>
-#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -36,24 +35,29 @@ class Scheduler {
   void watch(const std::shared_ptr<Request>& request);
   void unwatch(const Request& request);
 
-  // First come, first served within puts and within gets. Bounded by the open requests.
-  void submit(std::shared_ptr<StagedWork> work, StagingUse use);
+  // Higher priority first, of equals gets before puts, then the older one. A put never keeps a get
+  // waiting; what waits for slots keeps lower priorities of its use waiting, and a get puts too.
+  // Bounded by the open requests.
+  void submit(std::shared_ptr<StagedWork> work, StagingUse use, Priority priority);
 
   void stop();
 
  private:
   using DeadlineKey = std::pair<SteadyTime, RequestId>;
-  using Queue = std::deque<std::shared_ptr<StagedWork>>;
+  // By rank, then age.
+  using Queue = std::map<std::pair<uint8_t, uint64_t>, std::shared_ptr<StagedWork>>;
   void run();
   void wake();
   void expire_due(std::unique_lock<std::mutex>& lock);
-  void admit_front(std::unique_lock<std::mutex>& lock, Queue& queue);
+  void admit_all(std::unique_lock<std::mutex>& lock);
+  bool admit_down_to(uint8_t rank, Queue& queue, std::unique_lock<std::mutex>& lock);
 
   StagingPool& pool_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::map<DeadlineKey, std::weak_ptr<Request>> deadlines_;
-  Queue queues_[2];  // by StagingUse; only the thread pops
+  Queue gets_, puts_;  // only the thread erases
+  uint64_t submitted_ = 0;
   bool woken_ = false;
   bool stopping_ = false;
   std::thread thread_;

@@ -25,6 +25,13 @@ constexpr absl::string_view tier_name(Tier tier) {
 
 // Which of two requests that wait for the same thing goes first. Of equals, the older one.
 enum class Priority : uint8_t { normal = 0, high = 1, low = 2 };
+inline constexpr uint8_t kPriorityCount = 3;
+
+// 0 goes first.
+constexpr uint8_t priority_rank(Priority priority) {
+  constexpr uint8_t kRanks[kPriorityCount] = {1, 0, 2};
+  return kRanks[static_cast<uint8_t>(priority)];
+}
 
 enum class BlockState : uint8_t { absent = 0, present = 1, being_written = 2 };
 
@@ -35,7 +42,8 @@ struct KeyAnswer {
   uint32_t bytes = 0;      // of the encoded block as stored, without dropped planes
   uint8_t dropped_planes = 0;
   Precision precision;
-  uint64_t generation = 0;  // changes when the block is replaced; 0 is never used
+  uint64_t generation = 0;    // changes when the block is replaced; 0 is never used
+  uint64_t token_digest = 0;  // as its put said; 0 where unknown
 };
 
 struct LookupOptions {

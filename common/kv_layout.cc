@@ -47,9 +47,10 @@ absl::string_view dtype_name(DType dtype) {
 
 absl::Status KvLayout::validate() const {
   if (dtype == DType::opaque) {
-    if (layer_count != 0 || kv_head_count != 0 || key_head_dim != 0 || value_head_dim != 0) {
+    if (layer_count != 0 || kv_head_count != 0 || key_head_dim != 0 || value_head_dim != 0 ||
+        block_tokens != 0) {
       return absl::InvalidArgumentError(
-          "KvLayout of dtype opaque has layers, heads or head_dims; set them to 0");
+          "KvLayout of dtype opaque has layers, heads, head_dims or block_tokens; set them to 0");
     }
     return absl::OkStatus();
   }

@@ -20,11 +20,14 @@ struct PrefixGroup {
   uint32_t block_tokens = 0;
   uint64_t window_tokens = 0;  // of last_tokens
   std::vector<bool> present;   // by block, from the start of the sequence
+  // Tokens of all these blocks together, where the last one may be short; 0: every block is whole.
+  uint64_t token_count = 0;
 };
 
 // The longest length in tokens at which every group finds what its rule needs; 0 where there is
-// none. Lengths are whole blocks of every group. Pure. InvalidArgument names the group and field:
-// no group, a block_tokens of 0, last_tokens with a window of 0.
+// none. Every group has a block that ends at it: a whole one, or its short last one, which nobody
+// can go on from but at its end. Pure. InvalidArgument names the group and field: no group, a
+// block_tokens of 0, last_tokens with a window of 0, a token_count that is not of so many blocks.
 // Cost: linear in the blocks of all groups.
 absl::StatusOr<uint64_t> longest_prefix_tokens(absl::Span<const PrefixGroup> groups);
 

@@ -8,7 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../deploy/prepare.sh"
 sanitized_targets=(
   common_test kernels_test
   slab_allocator_test eviction_policy_test dram_store_test nvme_store_test
-  client_test client_bad_blocks_test client_request_test client_staging_pool_test
+  client_test client_bad_blocks_test client_priority_test client_request_test client_staging_pool_test
   message_codec_test block_protocol_test
 )
 sanitized_dir="$build_dir/asan-ubsan"

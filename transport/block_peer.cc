@@ -441,10 +441,11 @@ class BlockPeerImpl final : public BlockPeer {
   PeerState state() const override { return core_->state(); }
   std::string last_error() const override { return core_->last_error(); }
 
-  OperationId lookup(std::vector<BlockKey> keys, const LookupOptions& options, absl::Time deadline,
+  OperationId lookup(std::vector<BlockKey> keys, const LookupOptions& lookup,
+                     const OperationOptions& options,
                      std::function<void(absl::StatusOr<LookupAnswer>)> done) override {
-    auto operation = make(MessageType::lookup, keys.size(), deadline);
-    operation->header.index = options.lease_ms;
+    auto operation = make(MessageType::lookup, keys.size(), options);
+    operation->header.index = lookup.lease_ms;
     operation->body = write_keys(keys);
     auto answer = std::make_shared<absl::StatusOr<LookupAnswer>>(absl::InternalError("no answer"));
     const OperationId id = next_++;
@@ -468,9 +469,9 @@ class BlockPeerImpl final : public BlockPeer {
     return submit(id, std::move(operation));
   }
 
-  OperationId put(std::vector<PeerPut> puts, absl::Time deadline,
+  OperationId put(std::vector<PeerPut> puts, const OperationOptions& options,
                   std::function<void(std::vector<absl::Status>)> done) override {
-    auto operation = make(MessageType::put_offer, puts.size(), deadline);
+    auto operation = make(MessageType::put_offer, puts.size(), options);
     std::vector<PutOffer> offers;
     for (const PeerPut& put : puts) {
       offers.push_back(put.offer);
@@ -497,10 +498,10 @@ class BlockPeerImpl final : public BlockPeer {
     return submit(next_++, std::move(operation));
   }
 
-  OperationId get(std::vector<PeerGet> gets, absl::Time deadline,
+  OperationId get(std::vector<PeerGet> gets, const OperationOptions& options,
                   std::function<void(size_t, absl::StatusOr<GetAnswer>)> each,
                   std::function<void(absl::Status)> done) override {
-    auto operation = make(MessageType::get, gets.size(), deadline);
+    auto operation = make(MessageType::get, gets.size(), options);
     std::vector<ReadRequest> reads;
     for (const PeerGet& get : gets) {
       reads.push_back(get.request);
@@ -524,7 +525,7 @@ class BlockPeerImpl final : public BlockPeer {
 
   OperationId report_bad(const BlockKey& key, uint64_t generation, absl::Time deadline,
                          std::function<void(absl::StatusOr<bool>)> done) override {
-    auto operation = make(MessageType::report_bad, 1, deadline);
+    auto operation = make(MessageType::report_bad, 1, {deadline});
     operation->header.generation = generation;
     operation->body = write_keys({&key, 1});
     auto gone = std::make_shared<bool>(false);
@@ -547,11 +548,13 @@ class BlockPeerImpl final : public BlockPeer {
   }
 
  private:
-  static std::unique_ptr<Operation> make(MessageType type, size_t count, absl::Time deadline) {
+  static std::unique_ptr<Operation> make(MessageType type, size_t count,
+                                         const OperationOptions& options) {
     auto operation = std::make_unique<Operation>();
     operation->header.type = type;
     operation->header.count = static_cast<uint32_t>(count);
-    operation->deadline = deadline;
+    operation->header.priority = static_cast<uint8_t>(options.priority);
+    operation->deadline = options.deadline;
     if (count == 0 || count > limits::kBatchMaxKeys) {
       operation->invalid = absl::InvalidArgumentError(
           absl::StrCat("a batch of ", count, " keys; allowed are 1 to ", limits::kBatchMaxKeys));

@@ -25,6 +25,11 @@ struct BlockPeerConfig {
   absl::Duration backoff_max = absl::Seconds(2);
 };
 
+struct OperationOptions {
+  absl::Time deadline;
+  Priority priority = Priority::normal;  // the node takes reads that wait on a connection by it
+};
+
 struct PeerPut {
   PutOffer offer;
   absl::Span<const std::byte> bytes;  // registered memory
@@ -50,7 +55,9 @@ struct GetAnswer {
 // Every operation ends exactly once, on the I/O thread, by its deadline: with its answer, with
 // DeadlineExceeded, or with Unavailable at once where the node is known to be away (backing_off).
 // Buffers are another matter: a `hold` may live on after the answer, until the network has let go.
-// Threads: any. Destroying the peer fails everything in flight with Cancelled.
+// Threads: any. Destroying the peer fails everything in flight with Cancelled, and waits for the
+// I/O thread to do so. Never destroy it inside one of its own callbacks: what called it goes on
+// after.
 class BlockPeer {
  public:
   static std::unique_ptr<BlockPeer> create(std::shared_ptr<Transport> transport,
@@ -63,18 +70,18 @@ class BlockPeer {
 
   using OperationId = uint64_t;  // of this peer, for cancel
 
-  virtual OperationId lookup(std::vector<BlockKey> keys, const LookupOptions& options,
-                             absl::Time deadline,
+  virtual OperationId lookup(std::vector<BlockKey> keys, const LookupOptions& lookup,
+                             const OperationOptions& options,
                              std::function<void(absl::StatusOr<LookupAnswer>)> done) = 0;
 
   // `done` gets one status a put, in order: Ok (stored), AlreadyExists (no payload moved), or why
   // not.
-  virtual OperationId put(std::vector<PeerPut> puts, absl::Time deadline,
+  virtual OperationId put(std::vector<PeerPut> puts, const OperationOptions& options,
                           std::function<void(std::vector<absl::Status>)> done) = 0;
 
   // `each` is called at most once per index as blocks arrive, then `done` once. An index that
   // `each` never saw by then failed with done's status, or with DeadlineExceeded.
-  virtual OperationId get(std::vector<PeerGet> gets, absl::Time deadline,
+  virtual OperationId get(std::vector<PeerGet> gets, const OperationOptions& options,
                           std::function<void(size_t, absl::StatusOr<GetAnswer>)> each,
                           std::function<void(absl::Status)> done) = 0;
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "transport/control_payload.h"
@@ -18,13 +19,10 @@ constexpr size_t kBlocksInFlightMax = 16;   // sends of blocks
 constexpr size_t kBlocksHeldMax = 64;       // being read, waiting to be sent or being sent
 constexpr size_t kReadsWaitingMax = 65536;  // all batches together
 // Slots that a client was given and has not filled: without a bound it could keep the whole slab
-// for kPutTimeout. The client library offers what its staging memory holds, 128 MiB by default.
+// for put_timeout. The client library offers what its staging memory holds, 128 MiB by default.
 constexpr size_t kPutSlotsMax = 4096;                   // as many as a batch has keys
 constexpr uint64_t kPutBytesMax = uint64_t{256} << 20;  // reached with one block of any size
-constexpr absl::Duration kPutTimeout = absl::Seconds(30);
-// Clients ping each second. Nothing heard and nothing sent for this long: it is frozen or gone.
-constexpr absl::Duration kSilentMax = absl::Seconds(30);
-constexpr absl::Duration kSweepInterval = absl::Seconds(5);
+constexpr int kSweepsPerSilence = 6;  // so a silent client is closed up to a sixth too late
 // For a refusal to arrive before the connection closes.
 constexpr absl::Duration kRefusalTime = absl::Milliseconds(20);
 constexpr absl::Duration kEndTimeout = absl::Seconds(2);
@@ -53,7 +51,8 @@ struct PeerConnection {
   std::map<uint64_t, PutBatch> puts;  // by operation
   size_t put_slots = 0;               // open, of all batches
   uint64_t put_bytes = 0;             // of these slots
-  std::deque<PendingRead> waiting_reads;
+  std::map<std::pair<uint8_t, uint64_t>, PendingRead> waiting_reads;  // by rank, then age
+  uint64_t reads_asked = 0;                                           // since it connected
   size_t reads_in_flight = 0;
   std::deque<OutgoingMessage> waiting_blocks;
   size_t blocks_in_flight = 0;
@@ -68,10 +67,12 @@ struct Held {
 // All state, on the I/O thread. Later answers hold it weakly.
 class ServerCore final : public ConnectionEvents, public std::enable_shared_from_this<ServerCore> {
  public:
-  ServerCore(std::shared_ptr<Transport> transport, BlockHandler& handler)
+  ServerCore(std::shared_ptr<Transport> transport, BlockHandler& handler,
+             const BlockServerConfig& config)
       : transport_(std::move(transport)),
         messages_(transport_->messages()),
         handler_(handler),
+        config_(config),
         library_(transport_->description()) {}
 
   void on_accepted(ConnectionId connection) override { peers_[connection].alive = steady_now(); }
@@ -117,6 +118,7 @@ class ServerCore final : public ConnectionEvents, public std::enable_shared_from
   const std::shared_ptr<Transport> transport_;  // a storage thread may hold the core for a moment
   MessageTransport& messages_;
   BlockHandler& handler_;
+  const BlockServerConfig config_;
   const std::string library_;
   bool refuse_puts_ = false;
   std::unordered_map<ConnectionId, PeerConnection> peers_;
@@ -150,7 +152,7 @@ void ServerCore::clear() {
 
 // Closes connections whose client froze: its blocks would stay pinned for as long as it likes.
 void ServerCore::sweep() {
-  const absl::Time before = steady_now() - kSilentMax;
+  const absl::Time before = steady_now() - config_.silence_timeout;
   std::vector<ConnectionId> silent;
   for (const auto& [connection, peer] : peers_) {
     if (peer.alive < before) silent.push_back(connection);
@@ -158,7 +160,7 @@ void ServerCore::sweep() {
   for (ConnectionId connection : silent) {
     messages_.close(connection, absl::UnavailableError("nothing heard from the client"));
   }
-  messages_.after(kSweepInterval, [weak = weak_from_this()] {
+  messages_.after(config_.silence_timeout / kSweepsPerSilence, [weak = weak_from_this()] {
     if (auto core = weak.lock()) core->sweep();
   });
 }
@@ -323,9 +325,10 @@ absl::Status ServerCore::put_offer(ConnectionId connection, const MessageHeader&
   }
   const uint64_t operation = header.operation;
   if (batch.open > 0) {
-    batch.timer = messages_.after(kPutTimeout, [weak = weak_from_this(), connection, operation] {
-      if (auto core = weak.lock()) core->expire_put(connection, operation);
-    });
+    batch.timer =
+        messages_.after(config_.put_timeout, [weak = weak_from_this(), connection, operation] {
+          if (auto core = weak.lock()) core->expire_put(connection, operation);
+        });
     peer.puts.emplace(operation, std::move(batch));
   }
   MessageHeader reply;
@@ -393,13 +396,14 @@ absl::Status ServerCore::get(ConnectionId connection, const MessageHeader& heade
   if (peer.waiting_reads.size() + reads->size() > kReadsWaitingMax) {
     return absl::ResourceExhaustedError("too many reads wait on this connection");
   }
+  const uint8_t rank = priority_rank(wire_priority(header.priority));
   for (uint32_t i = 0; i < reads->size(); ++i) {
     PendingRead read;
     read.reply.type = MessageType::get_block;
     read.reply.operation = header.operation;
     read.reply.index = i;
     read.request = (*reads)[i];
-    peer.waiting_reads.push_back(read);
+    peer.waiting_reads.emplace(std::make_pair(rank, peer.reads_asked++), std::move(read));
   }
   pump_reads(connection);
   return absl::OkStatus();
@@ -413,8 +417,9 @@ void ServerCore::pump_reads(ConnectionId connection) {
   for (auto peer = peers_.find(connection);
        peer != peers_.end() && !peer->second.waiting_reads.empty() && has_room(peer->second);
        peer = peers_.find(connection)) {
-    const PendingRead read = peer->second.waiting_reads.front();
-    peer->second.waiting_reads.pop_front();
+    const auto next = peer->second.waiting_reads.begin();
+    const PendingRead read = std::move(next->second);
+    peer->second.waiting_reads.erase(next);
     ++peer->second.reads_in_flight;
     handler_.read(read.request, [weak = weak_from_this(), messages = &messages_, connection,
                                  reply = read.reply](absl::StatusOr<StoredBlock> block) {
@@ -494,9 +499,10 @@ absl::Status ServerCore::report_bad(ConnectionId connection, const MessageHeader
 
 class BlockServerImpl final : public BlockServer {
  public:
-  BlockServerImpl(std::shared_ptr<Transport> transport, BlockHandler& handler)
+  BlockServerImpl(std::shared_ptr<Transport> transport, BlockHandler& handler,
+                  const BlockServerConfig& config)
       : transport_(std::move(transport)),
-        core_(std::make_shared<ServerCore>(transport_, handler)) {}
+        core_(std::make_shared<ServerCore>(transport_, handler, config)) {}
   ~BlockServerImpl() override {
     transport_->messages().run([this] {
       transport_->messages().forget(*core_);
@@ -542,8 +548,9 @@ class BlockServerImpl final : public BlockServer {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<BlockServer>> BlockServer::listen(
-    std::shared_ptr<Transport> transport, const std::string& address, BlockHandler& handler) {
-  auto server = std::make_unique<BlockServerImpl>(std::move(transport), handler);
+    std::shared_ptr<Transport> transport, const std::string& address, BlockHandler& handler,
+    const BlockServerConfig& config) {
+  auto server = std::make_unique<BlockServerImpl>(std::move(transport), handler, config);
   absl::Status status = server->listen(address);
   if (!status.ok()) return status;
   return std::unique_ptr<BlockServer>(std::move(server));

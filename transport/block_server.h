@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "common/block_ops.h"
 #include "transport/transport.h"
@@ -42,6 +43,15 @@ class BlockHandler {
   virtual bool report_bad(const BlockKey& key, uint64_t generation) = 0;
 };
 
+// Bounds on what a client that froze or went away can hold.
+struct BlockServerConfig {
+  // After a put's verdict: slots whose payload has not come are given back.
+  absl::Duration put_timeout = absl::Seconds(30);
+  // Nothing heard, and no block sent to its end: the connection is closed. Clients ping each
+  // second.
+  absl::Duration silence_timeout = absl::Seconds(30);
+};
+
 // Listens and speaks the block protocol (docs/wire_protocol.md) with many peers.
 // Destroying it stops listening, fails what is in flight and waits, bounded, for its sends to end.
 class BlockServer {
@@ -50,7 +60,8 @@ class BlockServer {
   // names the address and why it cannot be listened on.
   static absl::StatusOr<std::unique_ptr<BlockServer>> listen(std::shared_ptr<Transport> transport,
                                                              const std::string& address,
-                                                             BlockHandler& handler);
+                                                             BlockHandler& handler,
+                                                             const BlockServerConfig& config = {});
   virtual ~BlockServer() = default;
 
   virtual uint16_t port() const = 0;

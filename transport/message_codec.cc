@@ -114,6 +114,10 @@ absl::StatusCode wire_code(uint8_t code) {
              : absl::StatusCode::kUnknown;
 }
 
+Priority wire_priority(uint8_t priority) {
+  return priority < kPriorityCount ? static_cast<Priority>(priority) : Priority::normal;
+}
+
 MessageBytes write_hello(const Hello& hello) {
   Writer writer;
   writer.integer(hello.protocol_version);
@@ -159,6 +163,7 @@ MessageBytes write_answers(absl::Span<const KeyAnswer> answers) {
     writer.integer(answer.dropped_planes);
     writer.precision(answer.precision);
     writer.integer(answer.generation);
+    writer.integer(answer.token_digest);
   }
   return writer.take();
 }
@@ -173,6 +178,7 @@ absl::StatusOr<std::vector<KeyAnswer>> read_answers(absl::Span<const std::byte> 
     answer.dropped_planes = reader.integer<uint8_t>();
     answer.precision = reader.precision();
     answer.generation = reader.integer<uint64_t>();
+    answer.token_digest = reader.integer<uint64_t>();
     return answer;
   });
 }
@@ -188,6 +194,7 @@ MessageBytes write_offers(absl::Span<const PutOffer> offers) {
     writer.integer(offer.first_token_index);
     writer.integer(offer.token_digest);
     writer.key(offer.parent);
+    writer.key(offer.route);
   }
   return writer.take();
 }
@@ -204,6 +211,7 @@ absl::StatusOr<std::vector<PutOffer>> read_offers(absl::Span<const std::byte> by
     offer.first_token_index = reader.integer<uint64_t>();
     offer.token_digest = reader.integer<uint64_t>();
     offer.parent = reader.key();
+    offer.route = reader.key();
     return offer;
   });
 }
@@ -231,6 +239,7 @@ MessageBytes write_reads(absl::Span<const ReadRequest> reads) {
     writer.key(read.key);
     writer.precision(read.least);
     writer.integer(read.max_bytes);
+    writer.integer(read.token_digest);
   }
   return writer.take();
 }
@@ -242,6 +251,7 @@ absl::StatusOr<std::vector<ReadRequest>> read_reads(absl::Span<const std::byte> 
     read.key = reader.key();
     read.least = reader.precision();
     read.max_bytes = reader.integer<uint32_t>();
+    read.token_digest = reader.integer<uint64_t>();
     return read;
   });
 }

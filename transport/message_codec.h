@@ -50,4 +50,7 @@ absl::StatusOr<std::vector<ReadRequest>> read_reads(absl::Span<const std::byte> 
 // A status code from the wire; codes that absl does not know become Unknown.
 absl::StatusCode wire_code(uint8_t code);
 
+// A priority from the wire; what is none becomes normal.
+Priority wire_priority(uint8_t priority);
+
 }  // namespace hadal

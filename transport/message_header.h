@@ -43,7 +43,8 @@ struct MessageHeader {
   uint8_t tier = 0;
   uint32_t count = 0;  // records in the payload; answer of a report
   uint64_t lease = 0;
-  uint8_t reserved[16] = {};
+  uint8_t priority = 0;  // a Priority: lookup, put_offer, get
+  uint8_t reserved[15] = {};
 };
 static_assert(sizeof(MessageHeader) == 64);
 

@@ -173,6 +173,10 @@ absl::Status UcxTransport::start() {
     return ucx_error(absl::StrCat("cannot start UCX with transports '", config_.tls, "'"), status);
   }
   wake_fd_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  if (wake_fd_ < 0) {
+    return absl::UnavailableError(absl::StrCat("cannot start UCX: no event fd: ", strerror(errno),
+                                               "; raise the limit of open files (ulimit -n)"));
+  }
   std::promise<absl::Status> ready;
   std::future<absl::Status> result = ready.get_future();
   thread_ = std::thread([this, &ready] {

@@ -198,7 +198,8 @@ absl::StatusOr<uint64_t> stored_bytes(const FileTarget& target, absl::Time deadl
                                       const EngineHash& hash) {
   auto store = connect(target, deadline, 0);
   if (!store.ok()) return store.status();
-  auto found = finish(*store, store->client->lookup(store->layout, {&hash, 1}, store->options()));
+  const GroupLookup file = {.layout = store->layout, .hashes = {&hash, 1}};
+  auto found = finish(*store, store->client->lookup({&file, 1}, store->options()));
   if (!found.ok()) return found.status();
   return found->encoded_bytes;
 }

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "common/checksum.h"
 
 namespace hadal {
 namespace {
@@ -82,6 +83,16 @@ std::vector<EngineHash> PrefixCache::hashes(const Tokens& tokens) const {
   return chain;
 }
 
+std::vector<uint64_t> PrefixCache::digests(const Tokens& tokens) const {
+  std::vector<uint64_t> all;
+  for (size_t begin = 0; begin < tokens.size(); begin += config_.block_tokens) {
+    const size_t count = std::min<size_t>(config_.block_tokens, tokens.size() - begin);
+    all.push_back(hash64(absl::MakeConstSpan(
+        reinterpret_cast<const std::byte*>(tokens.data() + begin), count * sizeof(llama_token))));
+  }
+  return all;
+}
+
 std::vector<PrefixCache::BlockPages> PrefixCache::block_pages(const SequenceBlob& shape,
                                                               absl::Span<std::byte> blob) const {
   std::vector<BlockPages> blocks;
@@ -120,6 +131,7 @@ absl::StatusOr<TransferReport> PrefixCache::put(const Tokens& tokens, absl::Span
     blob = absl::MakeSpan(shortened);
   }
   const std::vector<EngineHash> chain = hashes(tokens);
+  const std::vector<uint64_t> token_digests = digests(tokens);
   const std::vector<BlockPages> blocks = block_pages(*shape, blob);
   std::vector<BlockPut> puts;
   for (size_t i = 0; i < blocks.size(); ++i) {
@@ -127,6 +139,8 @@ absl::StatusOr<TransferReport> PrefixCache::put(const Tokens& tokens, absl::Span
     put.pages = blocks[i].pages;
     put.token_count = blocks[i].token_count;
     put.first_token_index = i * config_.block_tokens;
+    put.token_digest = token_digests[i];
+    if (i > 0) put.parent = chain[i - 1];
     puts.push_back(put);
   }
   RequestOptions options;
@@ -146,22 +160,28 @@ absl::StatusOr<std::vector<std::byte>> PrefixCache::get(const Tokens& tokens,
   const std::vector<EngineHash> chain = hashes(tokens);
   RequestOptions options;
   options.timeout = config_.timeout;
-  absl::StatusOr<RequestId> lookup = client_->lookup(layout_, chain, options);
+  GroupLookup sequence = {.layout = layout_, .hashes = chain};
+  sequence.token_count = tokens.size();
+  absl::StatusOr<RequestId> lookup = client_->lookup({&sequence, 1}, options);
   if (!lookup.ok()) return lookup.status();
   absl::StatusOr<RequestResult> found = client_->wait(*lookup);
   if (!found.ok()) return found.status();
-  if (found->prefix_blocks == 0) {
+  if (found->prefix_tokens == 0) {
     if (!found->keys.empty()) report.first_failure = found->keys.front().status.ToString();
     return std::vector<std::byte>();
   }
-  const uint32_t found_tokens = static_cast<uint32_t>(
-      std::min<size_t>(tokens.size(), found->prefix_blocks * config_.block_tokens));
+  const uint32_t found_tokens = static_cast<uint32_t>(found->prefix_tokens);
   const SequenceBlob shape = engine_.blob_shape().with_tokens(found_tokens);
   std::vector<std::byte> blob(shape.bytes());
   shape.write_frame(absl::MakeSpan(blob));
   const std::vector<BlockPages> blocks = block_pages(shape, absl::MakeSpan(blob));
   std::vector<BlockGet> gets;
-  for (size_t i = 0; i < blocks.size(); ++i) gets.push_back({chain[i], blocks[i].pages, {}});
+  const std::vector<uint64_t> token_digests = digests(tokens);
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    BlockGet get = {chain[i], blocks[i].pages};
+    get.token_digest = token_digests[i];
+    gets.push_back(get);
+  }
   absl::StatusOr<RequestId> request = client_->get(layout_, gets, options);
   if (!request.ok()) return request.status();
   absl::StatusOr<RequestResult> result = client_->wait(*request);

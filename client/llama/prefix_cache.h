@@ -48,6 +48,8 @@ class PrefixCache {
   PrefixCache(const LlamaEngine& engine, const PrefixCacheConfig& config)
       : engine_(engine), config_(config) {}
   std::vector<EngineHash> hashes(const Tokens& tokens) const;
+  // XXH3-64 of the token ids of each block.
+  std::vector<uint64_t> digests(const Tokens& tokens) const;
 
   // Pages of every block of a blob: the pointers that KvPages borrows, and how many tokens.
   struct BlockPages {

@@ -74,6 +74,12 @@ class ClientTest : public ::testing::Test {
     return get;
   }
 
+  // Of one full-attention group.
+  absl::StatusOr<RequestId> lookup(const std::vector<EngineHash>& hashes,
+                                   const RequestOptions& options) {
+    return client_->lookup({{.layout = layout_, .hashes = hashes}}, options);
+  }
+
   KeyResult put_one(LayoutId layout, const std::string& name, const KvBuffer& kv) {
     const RequestResult result = finish(client_->put(layout, {block_put(name, kv)}, options()));
     return result.keys.empty() ? KeyResult{absl::InternalError("no result")} : result.keys[0];
@@ -126,9 +132,10 @@ TEST_F(ClientTest, LookupAnswersTheLongestPrefixInTheOrderAsked) {
   kv.fill_random(3);
   for (const char* name : {"0", "1", "3"}) ASSERT_TRUE(put_one(layout_, name, kv).status.ok());
   const std::vector<EngineHash> hashes = {hash_of("0"), hash_of("1"), hash_of("2"), hash_of("3")};
-  const RequestResult result = finish(client_->lookup(layout_, hashes, options()));
+  const RequestResult result = finish(lookup(hashes, options()));
   ASSERT_EQ(result.keys.size(), 4u);
   EXPECT_EQ(result.prefix_blocks, 2u);
+  EXPECT_EQ(result.prefix_tokens, 2u * 16);
   EXPECT_TRUE(result.keys[1].status.ok());
   EXPECT_TRUE(absl::IsNotFound(result.keys[2].status));
   EXPECT_TRUE(result.keys[3].status.ok());
@@ -138,13 +145,78 @@ TEST_F(ClientTest, LookupAnswersTheLongestPrefixInTheOrderAsked) {
   EXPECT_EQ(client_->stats().keys_found, 3u);
 }
 
+std::vector<EngineHash> hashes_of(const std::string& group, int count) {
+  std::vector<EngineHash> hashes;
+  for (int i = 0; i < count; ++i) hashes.push_back(hash_of(absl::StrCat(group, i)));
+  return hashes;
+}
+
+// A model of full attention, a window of 32 tokens, and a state each 32 tokens.
+TEST_F(ClientTest, LookupOfSeveralGroupsAnswersWhatAllSatisfy) {
+  KvBuffer kv(small_layout());
+  LayoutConfig config = layout_config(small_layout(), "k5v4");
+  config.shard.group = 1;
+  const LayoutId window = client_->register_layout(config).value();
+  for (const char* name : {"f0", "f1", "f2", "f3", "f4", "f5"}) put_one(layout_, name, kv);
+  for (const char* name : {"w2", "w3", "w4", "w5"}) put_one(window, name, kv);
+  for (const char* name : {"s0", "s1"}) {
+    BlockPut put;
+    put.hash = hash_of(name);
+    put.opaque = kv.bytes();
+    ASSERT_TRUE(finish(client_->put(opaque_layout_, {put}, options())).keys[0].status.ok());
+  }
+  const std::vector<EngineHash> full_hashes = hashes_of("f", 6);
+  const std::vector<EngineHash> window_hashes = hashes_of("w", 6);
+  const std::vector<EngineHash> state_hashes = hashes_of("s", 3);
+  std::vector<GroupLookup> groups(3);
+  groups[0] = {.layout = layout_, .hashes = full_hashes};
+  groups[1] = {.layout = window, .hashes = window_hashes};
+  groups[1].rule = PrefixRule::last_tokens;
+  groups[1].window_tokens = 32;
+  groups[2] = {.layout = opaque_layout_, .hashes = state_hashes};
+  groups[2].rule = PrefixRule::boundary_state;
+  groups[2].block_tokens = 32;
+  const int before = node_->handler().lookup_calls;
+  const RequestResult result = finish(client_->lookup(groups, options()));
+  EXPECT_EQ(node_->handler().lookup_calls, before + 1);
+  EXPECT_EQ(result.prefix_tokens, 64u);
+  EXPECT_EQ(result.prefix_blocks, 6u);
+  std::string found;
+  for (const KeyResult& key : result.keys) found += key.status.ok() ? '+' : '-';
+  EXPECT_EQ(found, "++++++--++++++-");
+  // Without the state, what is left satisfies 96 tokens; without the window too.
+  EXPECT_EQ(finish(client_->lookup({groups[0], groups[1]}, options())).prefix_tokens, 96u);
+  EXPECT_EQ(finish(client_->lookup({groups[0]}, options())).prefix_tokens, 96u);
+}
+
+TEST_F(ClientTest, LookupCountsTheShortLastBlock) {
+  KvBuffer kv(small_layout());
+  for (const char* name : {"t0", "t1"}) ASSERT_TRUE(put_one(layout_, name, kv).status.ok());
+  BlockPut put = block_put("t2", kv);
+  put.token_count = 5;
+  ASSERT_TRUE(finish(client_->put(layout_, {put}, options())).keys[0].status.ok());
+  std::vector<EngineHash> hashes = hashes_of("t", 3);
+  GroupLookup group = {.layout = layout_, .hashes = hashes, .token_count = 37};
+  EXPECT_EQ(finish(client_->lookup({group}, options())).prefix_tokens, 37u);
+  hashes[2] = hash_of("another end");
+  EXPECT_EQ(finish(client_->lookup({group}, options())).prefix_tokens, 32u);
+}
+
+TEST_F(ClientTest, LookupOfBytesThatCountNoTokensAnswersTheirKeys) {
+  const std::vector<EngineHash> hashes = hashes_of("file", 2);
+  const GroupLookup group = {.layout = opaque_layout_, .hashes = hashes};
+  const RequestResult result = finish(client_->lookup({group}, options()));
+  EXPECT_EQ(result.keys.size(), 2u);
+  EXPECT_EQ(result.prefix_tokens, 0u);
+}
+
 TEST_F(ClientTest, LookupLeasePinsUntilReleased) {
   KvBuffer kv(small_layout());
   kv.fill_random(4);
   ASSERT_TRUE(put_one(layout_, "a", kv).status.ok());
   RequestOptions with_lease = options();
   with_lease.lease_ms = 60000;
-  const RequestResult result = finish(client_->lookup(layout_, {hash_of("a")}, with_lease));
+  const RequestResult result = finish(lookup({hash_of("a")}, with_lease));
   ASSERT_EQ(result.leases.size(), 1u);
   EXPECT_NE(result.leases[0], 0u);
   EXPECT_EQ(node_->store().evict({}), 0u);
@@ -208,7 +280,7 @@ TEST_F(ClientTest, ABlockThatAnotherWritesIsAMissAndNotWrittenTwice) {
   ASSERT_EQ(node_->store().evict({}), 1u);
   absl::StatusOr<PutSlot> other = node_->store().reserve(node_->handler().last_offer());
   ASSERT_TRUE(other.ok()) << other.status();
-  const KeyResult found = finish(client_->lookup(layout_, {hash_of("a")}, options())).keys[0];
+  const KeyResult found = finish(lookup({hash_of("a")}, options())).keys[0];
   EXPECT_TRUE(absl::IsNotFound(found.status));
   EXPECT_NE(found.status.message().find("being written"), absl::string_view::npos) << found.status;
   EXPECT_TRUE(absl::IsNotFound(get_one(layout_, "a", kv).status));
@@ -223,16 +295,30 @@ TEST_F(ClientTest, PutSaysWhereItsBlockStands) {
   ASSERT_TRUE(put_one(layout_, "root", kv).status.ok());
   EXPECT_EQ(node_->handler().last_offer().parent, BlockKey());
   EXPECT_EQ(node_->handler().last_offer().first_token_index, UINT64_MAX);
+  EXPECT_EQ(node_->handler().last_offer().route, BlockKey());
   const BlockKey root = node_->handler().last_offer().key;
   BlockPut put = block_put("leaf", kv);
   put.parent = hash_of("root");
   put.token_digest = 0x1234567890ABCDEF;
   put.first_token_index = 16;
+  put.route = hash_of("root");
   ASSERT_TRUE(finish(client_->put(layout_, {put}, options())).keys[0].status.ok());
   const PutOffer offer = node_->handler().last_offer();
   EXPECT_EQ(offer.parent, root);
   EXPECT_EQ(offer.token_digest, 0x1234567890ABCDEFu);
   EXPECT_EQ(offer.first_token_index, 16u);
+  EXPECT_EQ(offer.route, root);
+}
+
+TEST_F(ClientTest, GetSaysWhatTokensItWants) {
+  KvBuffer kv(small_layout());
+  BlockGet get = block_get("a", kv);
+  get.token_digest = 0x1234567890ABCDEF;
+  finish(client_->get(layout_, {get, block_get("b", kv)}, options()));
+  const std::vector<ReadRequest> asked = node_->handler().asked();
+  ASSERT_EQ(asked.size(), 2u);
+  EXPECT_EQ(asked[0].token_digest, 0x1234567890ABCDEFu);
+  EXPECT_EQ(asked[1].token_digest, 0u);
 }
 
 TEST_F(ClientTest, NanAndInfinityAreStoredRawAndCounted) {
@@ -280,7 +366,7 @@ TEST_F(ClientTest, ReportBadOfTheEngineReachesTheNode) {
   KvBuffer kv(small_layout());
   kv.fill_random(8);
   ASSERT_TRUE(put_one(layout_, "a", kv).status.ok());
-  client_->report_bad(layout_, hash_of("a"));
+  client_->report_bad(layout_, hash_of("a"), std::nullopt);
   const absl::Time until = absl::Now() + absl::Seconds(5);
   while (node_->handler().bad_reports == 0 && absl::Now() < until) {
     absl::SleepFor(absl::Milliseconds(1));
@@ -344,8 +430,7 @@ TEST_F(ClientTest, NoStoreNoLoadAndLeastAreHonoured) {
   no_load.no_load = true;
   EXPECT_TRUE(absl::IsNotFound(
       finish(client_->get(layout_, {block_get("a", kv)}, no_load)).keys[0].status));
-  EXPECT_TRUE(
-      absl::IsNotFound(finish(client_->lookup(layout_, {hash_of("a")}, no_load)).keys[0].status));
+  EXPECT_TRUE(absl::IsNotFound(finish(lookup({hash_of("a")}, no_load)).keys[0].status));
   EXPECT_EQ(node_->handler().reads, 0);
   RequestOptions precise = options();
   precise.least = {6, 6};
@@ -356,8 +441,8 @@ TEST_F(ClientTest, NoStoreNoLoadAndLeastAreHonoured) {
 TEST_F(ClientTest, EventFdIsReadableWhileResultsWait) {
   pollfd poll_fd = {client_->event_fd(), POLLIN, 0};
   EXPECT_EQ(poll(&poll_fd, 1, 0), 0);
-  const RequestId first = client_->lookup(layout_, {hash_of("a")}, options()).value();
-  const RequestId second = client_->lookup(layout_, {hash_of("b")}, options()).value();
+  const RequestId first = lookup({hash_of("a")}, options()).value();
+  const RequestId second = lookup({hash_of("b")}, options()).value();
   std::vector<RequestId> ids;
   while (ids.size() < 2) {
     ASSERT_EQ(poll(&poll_fd, 1, 10000), 1);
@@ -451,6 +536,7 @@ TEST_F(ClientTest, WrongPutsAreRefusedByName) {
       {"opaque", [&](BlockPut& p) { p.opaque = kv.bytes(); }, "opaque bytes given"},
       {"no hash", [](BlockPut& p) { p.hash = EngineHash(); }, "engine hash has 0 bytes"},
       {"no parent", [](BlockPut& p) { p.parent = EngineHash(); }, "parent has 0 bytes"},
+      {"no route", [](BlockPut& p) { p.route = EngineHash(); }, "route has 0 bytes"},
   };
   for (const RefusedPut& refused : cases) {
     BlockPut put = block_put("a", kv);
@@ -478,16 +564,38 @@ TEST_F(ClientTest, WrongRequestsAreRefusedByName) {
   KvBuffer kv(small_layout());
   for (const absl::Duration timeout :
        {absl::ZeroDuration(), absl::Seconds(-1), absl::InfiniteDuration(), absl::Hours(25)}) {
-    const absl::Status status = client_->lookup(layout_, {hash_of("a")}, options(timeout)).status();
+    const absl::Status status = lookup({hash_of("a")}, options(timeout)).status();
     EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
     EXPECT_NE(status.message().find("timeout"), absl::string_view::npos);
   }
   const std::vector<EngineHash> many(limits::kBatchMaxKeys + 1, hash_of("a"));
-  EXPECT_TRUE(absl::IsInvalidArgument(client_->lookup(layout_, many, options()).status()));
-  EXPECT_TRUE(
-      absl::IsInvalidArgument(client_->lookup(layout_, {EngineHash()}, options()).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(lookup(many, options()).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(lookup({EngineHash()}, options()).status()));
+  const std::vector<EngineHash> one = {hash_of("a")};
+  const std::vector<EngineHash> two = {hash_of("a"), hash_of("b")};
+  const std::vector<EngineHash> empty = {EngineHash()};
+  const std::vector<GroupLookup> wrong = {
+      {.layout = layout_, .hashes = one, .routes = two},
+      {.layout = layout_, .hashes = one, .routes = empty},
+      {.layout = 999, .hashes = one},
+      {.layout = layout_},
+      {.layout = layout_, .hashes = one, .rule = PrefixRule::last_tokens},
+      {.layout = layout_, .hashes = one, .rule = static_cast<PrefixRule>(3)},
+      {.layout = layout_, .hashes = one, .block_tokens = 16},
+      {.layout = layout_, .hashes = one, .token_count = 17},
+  };
+  for (const GroupLookup& group : wrong) {
+    EXPECT_TRUE(absl::IsInvalidArgument(client_->lookup({group}, options()).status()));
+  }
+  EXPECT_TRUE(absl::IsInvalidArgument(client_->lookup({}, options()).status()));
+  RequestOptions urgent = options();
+  urgent.priority = static_cast<Priority>(3);
+  EXPECT_TRUE(absl::IsInvalidArgument(lookup(one, urgent).status()));
   BlockGet get = block_get("a", kv);
   get.pages.key.layers = {};
+  EXPECT_TRUE(absl::IsInvalidArgument(client_->get(layout_, {get}, options()).status()));
+  get = block_get("a", kv);
+  get.route = EngineHash();
   EXPECT_TRUE(absl::IsInvalidArgument(client_->get(layout_, {get}, options()).status()));
   get = block_get("a", kv);
   get.token_capacity = 17;
@@ -524,6 +632,10 @@ TEST_F(ClientTest, WrongSettingsAreRefusedByName) {
     EXPECT_TRUE(absl::IsInvalidArgument(large)) << large;
     EXPECT_NE(large.message().find("2147483647"), absl::string_view::npos) << large;
   }
+  layout = layout_config(KvLayout(), "raw");
+  layout.layout.dtype = DType::opaque;
+  layout.layout.block_tokens = 16;
+  EXPECT_TRUE(absl::IsInvalidArgument(client_->register_layout(layout).status()));
   layout = layout_config(small_layout(), "k5v4");
   layout.shard.rank = 1;
   EXPECT_TRUE(absl::IsInvalidArgument(client_->register_layout(layout).status()));

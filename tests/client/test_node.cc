@@ -33,7 +33,30 @@ absl::Status StoreHandler::commit(uint64_t ticket) {
 
 void StoreHandler::read(const ReadRequest& request, ReadReply reply) {
   ++reads;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    asked_.push_back(request);
+    if (paused) {
+      kept_.emplace_back(request, std::move(reply));
+      return;
+    }
+  }
   store_.read(request, std::move(reply));
+}
+
+void StoreHandler::resume() {
+  std::vector<std::pair<ReadRequest, ReadReply>> kept;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    paused = false;
+    kept.swap(kept_);
+  }
+  for (auto& [request, reply] : kept) store_.read(request, std::move(reply));
+}
+
+std::vector<ReadRequest> StoreHandler::asked() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return asked_;
 }
 
 bool StoreHandler::report_bad(const BlockKey& key, uint64_t generation) {

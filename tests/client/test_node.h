@@ -6,6 +6,8 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "common/node_address.h"
@@ -32,6 +34,12 @@ class StoreHandler final : public BlockHandler {
   void read(const ReadRequest& request, ReadReply reply) override;
   bool report_bad(const BlockKey& key, uint64_t generation) override;
 
+  // While paused, reads are kept; resume() answers them, from this thread, and ends the pause.
+  std::atomic<bool> paused{false};
+  void resume();
+  // Every read that was asked, in order.
+  std::vector<ReadRequest> asked() const;
+
   std::atomic<int> lookup_calls{0};
   std::atomic<int> commits{0};
   std::atomic<int> reads{0};
@@ -48,6 +56,8 @@ class StoreHandler final : public BlockHandler {
   TieredStore& store_;
   mutable std::mutex mutex_;
   PutOffer last_offer_;
+  std::vector<ReadRequest> asked_;
+  std::vector<std::pair<ReadRequest, ReadReply>> kept_;
 };
 
 class TestNode {

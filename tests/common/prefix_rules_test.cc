@@ -58,6 +58,28 @@ TEST(PrefixRules, LengthsAreWholeBlocksOfEveryGroup) {
   EXPECT_EQ(longest_prefix_tokens({small, prime}).value(), 0u);
 }
 
+TEST(PrefixRules, ShortLastBlockCountsAtTheEndOfTheSequenceAlone) {
+  PrefixGroup full = group(PrefixRule::full_prefix, 16, std::vector<bool>(3, true));
+  full.token_count = 40;
+  EXPECT_EQ(longest_prefix_tokens({full}).value(), 40u);
+  PrefixGroup window = group(PrefixRule::last_tokens, 8, std::vector<bool>(5, true), 8);
+  EXPECT_EQ(longest_prefix_tokens({full, window}).value(), 40u);
+  // The other group knows fewer tokens, so the short block is of no use.
+  const PrefixGroup fewer = group(PrefixRule::last_tokens, 8, std::vector<bool>(4, true), 8);
+  EXPECT_EQ(longest_prefix_tokens({full, fewer}).value(), 32u);
+  full.present[2] = false;
+  EXPECT_EQ(longest_prefix_tokens({full, window}).value(), 32u);
+  // A window of 9 tokens reaches from a short block of 8 into the one before.
+  PrefixGroup tail = group(PrefixRule::last_tokens, 16, {false, false, true}, 8);
+  tail.token_count = 40;
+  EXPECT_EQ(longest_prefix_tokens({tail}).value(), 40u);
+  tail.window_tokens = 9;
+  EXPECT_EQ(longest_prefix_tokens({tail}).value(), 0u);
+  PrefixGroup state = group(PrefixRule::boundary_state, 16, {false, true, true});
+  state.token_count = 40;
+  EXPECT_EQ(longest_prefix_tokens({state}).value(), 40u);
+}
+
 TEST(PrefixRules, RefusesByName) {
   EXPECT_TRUE(absl::IsInvalidArgument(longest_prefix_tokens({}).status()));
   const absl::Status block =
@@ -67,13 +89,21 @@ TEST(PrefixRules, RefusesByName) {
   const absl::Status window =
       longest_prefix_tokens({group(PrefixRule::last_tokens, 16, {true})}).status();
   EXPECT_NE(window.message().find("window_tokens is 0"), absl::string_view::npos) << window;
+  for (const uint64_t token_count : {uint64_t{16}, uint64_t{33}, UINT64_MAX}) {
+    PrefixGroup wrong = group(PrefixRule::full_prefix, 16, {true, true});
+    wrong.token_count = token_count;
+    const absl::Status count = longest_prefix_tokens({wrong}).status();
+    EXPECT_NE(count.message().find("token_count is"), absl::string_view::npos) << count;
+  }
+  const auto rule = static_cast<PrefixRule>(3);
+  EXPECT_TRUE(absl::IsInvalidArgument(longest_prefix_tokens({group(rule, 16, {true})}).status()));
 }
 
 // Against the definition, token by token.
 bool meets(const PrefixGroup& group, uint64_t tokens) {
-  if (tokens % group.block_tokens != 0) return false;
+  if (tokens % group.block_tokens != 0 && tokens != group.token_count) return false;
   if (group.rule == PrefixRule::boundary_state) {
-    return group.present[tokens / group.block_tokens - 1];
+    return group.present[(tokens - 1) / group.block_tokens];
   }
   uint64_t begin = 0;
   if (group.rule == PrefixRule::last_tokens) begin = tokens - std::min(tokens, group.window_tokens);
@@ -94,7 +124,9 @@ TEST(PrefixRules, AgreesWithTheDefinition) {
       group.window_tokens = 1 + random() % 20;
       group.present.resize(random() % 14);
       for (size_t i = 0; i < group.present.size(); ++i) group.present[i] = random() % 8 != 0;
-      most = std::min(most, group.present.size() * uint64_t{group.block_tokens});
+      const uint64_t whole = group.present.size() * uint64_t{group.block_tokens};
+      if (whole > 0 && random() % 2 == 0) group.token_count = whole - random() % group.block_tokens;
+      most = std::min(most, group.token_count != 0 ? group.token_count : whole);
     }
     uint64_t expected = most;
     const auto all_meet = [&](uint64_t tokens) {

@@ -82,7 +82,8 @@ class NodeFaultsTest : public ::testing::Test {
   RequestResult lookup_all(absl::Duration timeout) {
     std::vector<EngineHash> hashes;
     for (int i = 0; i < kBlocks; ++i) hashes.push_back(hash_of(absl::StrCat(i)));
-    return timed(client_->lookup(layout_, hashes, options(timeout)), timeout);
+    return timed(client_->lookup({{.layout = layout_, .hashes = hashes}}, options(timeout)),
+                 timeout);
   }
 
   RequestResult timed(const absl::StatusOr<RequestId>& request, absl::Duration timeout) {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/client.h"
@@ -39,6 +41,12 @@ class TwoNodesTest : public ::testing::Test {
     options_.timeout = absl::Seconds(10);
   }
 
+  // With per_route_ above 0, so many blocks in a row are routed by the first of them.
+  std::optional<EngineHash> route_of(int block) const {
+    if (per_route_ == 0) return std::nullopt;
+    return hash_of(absl::StrCat(block / per_route_ * per_route_));
+  }
+
   RequestResult put_all() {
     std::vector<BlockPut> puts;
     for (int i = 0; i < kBlocks; ++i) {
@@ -46,6 +54,7 @@ class TwoNodesTest : public ::testing::Test {
       put.hash = hash_of(absl::StrCat(i));
       put.pages = in_[i]->pages();
       put.token_count = small_layout().block_tokens;
+      put.route = route_of(i);
       puts.push_back(put);
     }
     return client_->wait(client_->put(layout_, puts, options_).value()).value();
@@ -56,6 +65,7 @@ class TwoNodesTest : public ::testing::Test {
     std::vector<BlockGet> gets;
     for (int i = first; i < kBlocks; i += step) {
       gets.push_back({hash_of(absl::StrCat(i)), out_[i]->pages(), {}});
+      gets.back().route = route_of(i);
     }
     return client_->wait(client_->get(layout_, gets, options_).value()).value();
   }
@@ -66,6 +76,7 @@ class TwoNodesTest : public ::testing::Test {
   std::unique_ptr<Client> client_;
   LayoutId layout_ = 0;
   RequestOptions options_;
+  int per_route_ = 0;
 };
 
 TEST_F(TwoNodesTest, PutInOneSplitGetInAnother) {
@@ -85,6 +96,73 @@ TEST_F(TwoNodesTest, PutInOneSplitGetInAnother) {
   }
 }
 
+std::vector<BlockKey> keys_of(TestNode& node) {
+  std::vector<BlockKey> keys;
+  for (const BlockListing& listing : node.store().list(SIZE_MAX)) keys.push_back(listing.key);
+  return keys;
+}
+
+TEST_F(TwoNodesTest, BlocksOfOneRouteAreOnOneNode) {
+  make_client(1.0);
+  per_route_ = kBlocks;
+  ASSERT_EQ(put_all().prefix_blocks, static_cast<size_t>(kBlocks));
+  const size_t first = keys_of(*nodes_[0]).size();
+  const size_t second = keys_of(*nodes_[1]).size();
+  EXPECT_EQ(first + second, static_cast<size_t>(kBlocks));
+  EXPECT_TRUE(first == 0 || second == 0) << first << " and " << second;
+}
+
+TEST_F(TwoNodesTest, RoutedBlocksArePutInOneSplitAndFoundInEveryOther) {
+  make_client(1.0);
+  per_route_ = 3;
+  ASSERT_EQ(put_all().prefix_blocks, static_cast<size_t>(kBlocks));
+  EXPECT_EQ(keys_of(*nodes_[0]).size() % per_route_, 0u);
+  EXPECT_GT(keys_of(*nodes_[0]).size(), 0u);
+  EXPECT_GT(keys_of(*nodes_[1]).size(), 0u);
+  for (const int step : {1, 2, 5, 7}) {
+    for (auto& out : out_) out->fill(std::byte{0});
+    for (int first = 0; first < step; ++first) {
+      const RequestResult got = get_some(first, step);
+      EXPECT_EQ(got.prefix_blocks, got.keys.size());
+    }
+    for (int i = 0; i < kBlocks; ++i) EXPECT_TRUE(in_[i]->equals(*out_[i])) << i;
+  }
+  std::vector<EngineHash> hashes, routes;
+  for (int i = 0; i < kBlocks; ++i) {
+    hashes.push_back(hash_of(absl::StrCat(i)));
+    routes.push_back(*route_of(i));
+  }
+  const auto found = [&](const GroupLookup& group) {
+    const RequestId id = client_->lookup({group}, options_).value();
+    const std::vector<KeyResult> keys = client_->wait(id).value().keys;
+    return std::count_if(keys.begin(), keys.end(),
+                         [](const KeyResult& key) { return key.status.ok(); });
+  };
+  EXPECT_EQ(found({.layout = layout_, .hashes = hashes, .routes = routes}), kBlocks);
+  EXPECT_LT(found({.layout = layout_, .hashes = hashes}), kBlocks) << "routes change nothing";
+}
+
+TEST_F(TwoNodesTest, ReportsOfRoutedBlocksReachTheirNode) {
+  make_client(1.0);
+  per_route_ = 3;
+  ASSERT_EQ(put_all().prefix_blocks, static_cast<size_t>(kBlocks));
+  // By the engine; and by the client, of what it got.
+  for (int i = 0; i < kBlocks; ++i) {
+    client_->report_bad(layout_, hash_of(absl::StrCat(i)), route_of(i));
+  }
+  const auto reports = [&] {
+    return nodes_[0]->handler().bad_reports + nodes_[1]->handler().bad_reports;
+  };
+  const absl::Time until = absl::Now() + absl::Seconds(20);
+  while (reports() < kBlocks && absl::Now() < until) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_EQ(reports(), kBlocks);
+  EXPECT_EQ(nodes_[0]->corrupt_blocks() + nodes_[1]->corrupt_blocks(), kBlocks);
+  for (const KeyResult& key : get_some(0, 1).keys) EXPECT_TRUE(absl::IsDataLoss(key.status));
+  while (reports() < 2 * kBlocks && absl::Now() < until) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_EQ(reports(), 2 * kBlocks);
+  EXPECT_TRUE(keys_of(*nodes_[0]).empty() && keys_of(*nodes_[1]).empty());
+}
+
 TEST_F(TwoNodesTest, OneLookupMessageANode) {
   make_client(1.0);
   ASSERT_EQ(put_all().prefix_blocks, static_cast<size_t>(kBlocks));
@@ -94,7 +172,8 @@ TEST_F(TwoNodesTest, OneLookupMessageANode) {
   hashes.push_back(hash_of("absent"));
   options_.lease_ms = 1000;
   const RequestResult result =
-      client_->wait(client_->lookup(layout_, hashes, options_).value()).value();
+      client_->wait(client_->lookup({{.layout = layout_, .hashes = hashes}}, options_).value())
+          .value();
   EXPECT_EQ(result.prefix_blocks, static_cast<size_t>(kBlocks));
   ASSERT_EQ(result.leases.size(), 2u);
   EXPECT_NE(result.leases[0], 0u);

@@ -151,9 +151,11 @@ void MemoryHandler::answer_kept() {
   for (auto& [request, reply] : kept) reply(find(request.key));
 }
 
-size_t MemoryHandler::kept() const {
+std::vector<BlockKey> MemoryHandler::kept() const {
   absl::MutexLock lock(&mutex_);
-  return kept_.size();
+  std::vector<BlockKey> keys;
+  for (const auto& [request, reply] : kept_) keys.push_back(request.key);
+  return keys;
 }
 
 std::vector<std::byte> MemoryHandler::stored(const BlockKey& key) const {
@@ -168,14 +170,15 @@ bool MemoryHandler::report_bad(const BlockKey& key, uint64_t generation) {
   return generation == 7 && blocks_.erase(map_key(key)) != 0;
 }
 
-std::unique_ptr<TestServer> start_server(Carrier carrier, uint16_t port) {
+std::unique_ptr<TestServer> start_server(Carrier carrier, uint16_t port,
+                                         const BlockServerConfig& config) {
   auto node = std::make_unique<TestServer>();
   node->transport = make_transport(carrier, "node-io");
   if (!node->transport) return nullptr;
   node->slab = node->transport->allocate(kSlabBytes).value();
   node->handler = std::make_unique<MemoryHandler>(node->slab->bytes());
-  auto server =
-      BlockServer::listen(node->transport, absl::StrCat("127.0.0.1:", port), *node->handler);
+  auto server = BlockServer::listen(node->transport, absl::StrCat("127.0.0.1:", port),
+                                    *node->handler, config);
   if (!server.ok()) return nullptr;
   node->server = *std::move(server);
   return node;
@@ -206,7 +209,7 @@ PeerPut TestCaller::make_put(uint32_t number, absl::Span<const std::byte> bytes)
 
 std::vector<absl::Status> TestCaller::put(std::vector<PeerPut> puts, absl::Duration at_most) {
   auto awaited = std::make_shared<Awaited<std::vector<absl::Status>>>();
-  peer->put(std::move(puts), absl::Now() + at_most,
+  peer->put(std::move(puts), {absl::Now() + at_most},
             [awaited](std::vector<absl::Status> answer) { awaited->set(std::move(answer)); });
   awaited->wait(at_most);
   return awaited->value;
@@ -217,7 +220,7 @@ GetResult TestCaller::get(std::vector<PeerGet> gets, absl::Duration at_most) {
   auto answers = std::make_shared<std::vector<absl::StatusOr<GetAnswer>>>(
       gets.size(), absl::UnknownError("none came"));
   peer->get(
-      std::move(gets), absl::Now() + at_most,
+      std::move(gets), {absl::Now() + at_most},
       [answers](size_t index, absl::StatusOr<GetAnswer> answer) {
         EXPECT_EQ((*answers)[index].status().code(), absl::StatusCode::kUnknown)
             << "block " << index << " was answered twice";
@@ -231,7 +234,7 @@ GetResult TestCaller::get(std::vector<PeerGet> gets, absl::Duration at_most) {
 absl::StatusOr<LookupAnswer> TestCaller::lookup(std::vector<BlockKey> keys,
                                                 absl::Duration at_most) {
   auto awaited = std::make_shared<Awaited<absl::StatusOr<LookupAnswer>>>();
-  peer->lookup(std::move(keys), {.lease_ms = 250}, absl::Now() + at_most,
+  peer->lookup(std::move(keys), {.lease_ms = 250}, {absl::Now() + at_most},
                [awaited](absl::StatusOr<LookupAnswer> answer) { awaited->set(std::move(answer)); });
   awaited->wait(at_most);
   return awaited->value;

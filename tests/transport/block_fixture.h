@@ -45,7 +45,7 @@ class MemoryHandler final : public BlockHandler {
   // While silent, reads are kept without an answer; answer_kept() answers them, from this thread.
   std::atomic<bool> silent{false};
   void answer_kept();
-  size_t kept() const;
+  std::vector<BlockKey> kept() const;  // in the order they were read
   std::vector<std::byte> stored(const BlockKey& key) const;
 
   std::atomic<uint64_t> released_lease{0};
@@ -74,7 +74,8 @@ struct TestServer {
   NodeAddress address() const { return {"127.0.0.1", server->port(), 1.0}; }
 };
 // Null where the port cannot be had.
-std::unique_ptr<TestServer> start_server(Carrier carrier, uint16_t port = 0);
+std::unique_ptr<TestServer> start_server(Carrier carrier, uint16_t port = 0,
+                                         const BlockServerConfig& config = {});
 
 struct GetResult {
   absl::Status status;

@@ -173,6 +173,34 @@ TEST_P(BlockProtocol, SilentStoreEndsAtTheDeadlineAndLateBlocksAreDropped) {
   EXPECT_TRUE(caller.get({make_get(caller, 1, kMiB)}).answers[0].ok());
 }
 
+// The node reads 64 blocks at a time for a connection; the next ones wait.
+TEST_P(BlockProtocol, WaitingReadsGoByPriorityThenByAge) {
+  const auto node = start_server(GetParam());
+  TestCaller caller(GetParam(), node->address());
+  node->handler->silent = true;
+  const auto ask = [&](uint32_t number, size_t count, Priority priority) {
+    caller.peer->get(
+        std::vector<PeerGet>(count, make_get(caller, number, 64)),
+        {absl::Now() + absl::Seconds(60), priority}, [](size_t, absl::StatusOr<GetAnswer>) {},
+        [](const absl::Status&) {});
+  };
+  ask(1, 64, Priority::low);
+  ask(2, 2, Priority::low);
+  ask(3, 2, Priority::normal);
+  ask(4, 2, Priority::high);
+  ask(5, 1, Priority::normal);
+  ask(6, 1, Priority::high);
+  ASSERT_TRUE(caller.lookup({test_key(1)}).ok());  // answered after all of them have arrived
+  EXPECT_EQ(node->handler->kept(), std::vector<BlockKey>(64, test_key(1)));
+  node->handler->answer_kept();
+  ASSERT_TRUE(eventually([&] { return node->handler->kept().size() == 8; }));
+  std::vector<BlockKey> expected;
+  for (const uint32_t number : {4, 4, 6, 3, 3, 5, 2, 2}) expected.push_back(test_key(number));
+  EXPECT_EQ(node->handler->kept(), expected);
+  node->handler->silent = false;
+  node->handler->answer_kept();
+}
+
 TEST_P(BlockProtocol, DeadlineThatHasPassedSendsNothing) {
   const auto node = start_server(GetParam());
   TestCaller caller(GetParam(), node->address());
@@ -188,12 +216,12 @@ TEST_P(BlockProtocol, CancelEndsAtOnce) {
   auto status = std::make_shared<absl::Status>();
   auto come = std::make_shared<absl::Notification>();
   const auto id = caller.peer->get(
-      {make_get(caller, 1, 64)}, absl::Now() + absl::Seconds(60), [](size_t, auto) { FAIL(); },
+      {make_get(caller, 1, 64)}, {absl::Now() + absl::Seconds(60)}, [](size_t, auto) { FAIL(); },
       [status, come](absl::Status end) {
         *status = std::move(end);
         come->Notify();
       });
-  ASSERT_TRUE(eventually([&] { return node->handler->kept() == 1; }));
+  ASSERT_TRUE(eventually([&] { return node->handler->kept().size() == 1; }));
   caller.peer->cancel(id);
   ASSERT_TRUE(come->WaitForNotificationWithTimeout(absl::Seconds(20)));
   EXPECT_TRUE(absl::IsCancelled(*status)) << *status;
@@ -233,7 +261,8 @@ TEST_P(BlockProtocol, ServerRestartedMidTransfer) {
     for (int i = 0; i < 400; ++i) gets.push_back({get.request, get.bytes, hold});
     auto ended = std::make_shared<absl::Notification>();
     caller.peer->get(
-        std::move(gets), absl::Now() + absl::Seconds(20), [](size_t, absl::StatusOr<GetAnswer>) {},
+        std::move(gets), {absl::Now() + absl::Seconds(20)},
+        [](size_t, absl::StatusOr<GetAnswer>) {},
         [ended](const absl::Status&) { ended->Notify(); });
     absl::SleepFor(absl::Milliseconds(5 * round));
     node.reset();
@@ -257,7 +286,7 @@ TEST_P(BlockProtocol, DestroyingThePeerEndsEverythingAndDropsEveryHold) {
   auto status = std::make_shared<absl::Status>();
   auto come = std::make_shared<absl::Notification>();
   caller.peer->get(
-      std::move(gets), absl::Now() + absl::Seconds(60), [](size_t, absl::StatusOr<GetAnswer>) {},
+      std::move(gets), {absl::Now() + absl::Seconds(60)}, [](size_t, absl::StatusOr<GetAnswer>) {},
       [status, come](absl::Status end) {
         *status = std::move(end);
         come->Notify();
@@ -276,13 +305,13 @@ TEST_P(BlockProtocol, DestroyedServerHoldsNoBlockAndIgnoresLateReads) {
   ASSERT_TRUE(caller.put({caller.make_put(1, test_bytes(1, kMiB))})[0].ok());
   const PeerGet get = make_get(caller, 1, kMiB);
   caller.peer->get(
-      std::vector<PeerGet>(60, get), absl::Now() + absl::Seconds(60),
+      std::vector<PeerGet>(60, get), {absl::Now() + absl::Seconds(60)},
       [](size_t, absl::StatusOr<GetAnswer>) {}, [](const absl::Status&) {});
   node->handler->silent = true;
   caller.peer->get(
-      {get}, absl::Now() + absl::Seconds(60), [](size_t, absl::StatusOr<GetAnswer>) {},
+      {get}, {absl::Now() + absl::Seconds(60)}, [](size_t, absl::StatusOr<GetAnswer>) {},
       [](const absl::Status&) {});
-  eventually([&] { return node->handler->kept() > 0; });
+  eventually([&] { return node->handler->kept().size() > 0; });
   node->server.reset();
   EXPECT_EQ(node->handler->blocks_out.use_count(), 1) << "a send was left behind";
   node->handler->answer_kept();

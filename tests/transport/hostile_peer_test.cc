@@ -57,8 +57,8 @@ class Enormous {
 
 // A node and a raw client of it.
 struct UnderAttack {
-  explicit UnderAttack(Carrier carrier)
-      : node(start_server(carrier)), raw(make_transport(carrier, "raw-io")) {}
+  explicit UnderAttack(Carrier carrier, const BlockServerConfig& config = {})
+      : node(start_server(carrier, 0, config)), raw(make_transport(carrier, "raw-io")) {}
   void greet() { raw.connect(node->server->port()); }
   void begin_with(const MessageHeader& header, MessageBytes payload = {}) {
     raw.connect(node->server->port(), header, std::move(payload));
@@ -217,7 +217,8 @@ TEST_P(HostilePeer, RandomMessagesLeaveTheServerWhole) {
 
 // A client that offers blocks and sends none.
 struct Hoarder {
-  explicit Hoarder(Carrier carrier) : attack(carrier) {
+  explicit Hoarder(Carrier carrier, const BlockServerConfig& config = {})
+      : attack(carrier, config) {
     attack.node->handler->boundless = true;
     attack.greet();
   }
@@ -285,6 +286,36 @@ TEST_P(HostilePeer, OffersThatAreNeverSentReserveABoundedNumberOfBytes) {
   // Others are not refused for it.
   TestCaller caller(GetParam(), hoarder.attack.node->address());
   EXPECT_TRUE(caller.put({caller.make_put(1000, test_bytes(1, 1000))})[0].ok());
+}
+
+TEST_P(HostilePeer, SlotsWhosePayloadNeverCameAreGivenBackAndItIsLateThen) {
+  BlockServerConfig config;
+  config.put_timeout = absl::Milliseconds(100);
+  Hoarder hoarder(GetParam(), config);
+  EXPECT_THAT(hoarder.offer(1, 4096, 100), testing::Each(absl::StatusCode::kOk));
+  EXPECT_TRUE(eventually([&] { return hoarder.attack.node->handler->slots_out.use_count() == 1; }));
+  MessageHeader header = header_of(MessageType::put_block);
+  header.operation = 1;
+  hoarder.attack.raw.say(header, MessageBytes(100));
+  // The connection goes on, and has its whole share again.
+  EXPECT_THAT(hoarder.offer(2, 4096, 100), testing::Each(absl::StatusCode::kOk));
+  EXPECT_TRUE(hoarder.attack.node->handler->stored(test_key(1)).empty());
+  EXPECT_FALSE(hoarder.attack.raw.closed());
+}
+
+TEST_P(HostilePeer, SilentClientIsClosedAndOneThatPingsIsNot) {
+  BlockServerConfig config;
+  config.silence_timeout = absl::Seconds(1);
+  UnderAttack attack(GetParam(), config);
+  BlockPeerConfig pinging;
+  pinging.ping_interval = absl::Milliseconds(50);
+  TestCaller caller(GetParam(), attack.node->address(), pinging);
+  ASSERT_TRUE(caller.ready());
+  attack.greet();
+  EXPECT_TRUE(eventually([&] { return attack.raw.closed(); })) << "it was not closed";
+  EXPECT_EQ(attack.node->server->peer_count(), 1u);
+  EXPECT_EQ(caller.transport->stats().connections_failed, 0u);
+  EXPECT_EQ(attack.node->transport->stats().protocol_errors, 0u);
 }
 
 // A client that takes no blocks may pin only so many of them.

@@ -23,6 +23,7 @@ PutOffer make_offer() {
   offer.first_token_index = 99;
   offer.token_digest = 0xABCDEF;
   offer.parent = test_key(4);
+  offer.route = test_key(6);
   return offer;
 }
 
@@ -43,6 +44,7 @@ TEST(MessageCodec, HeaderHasTheDocumentedBytes) {
   static_assert(offsetof(MessageHeader, generation) == 24);
   static_assert(offsetof(MessageHeader, tier) == 35);
   static_assert(offsetof(MessageHeader, lease) == 40);
+  static_assert(offsetof(MessageHeader, priority) == 48);
 }
 
 TEST(MessageCodec, HelloRoundTrip) {
@@ -76,7 +78,7 @@ TEST(MessageCodec, LongTextsAreCut) {
 TEST(MessageCodec, OffersRoundTripInTheDocumentedSize) {
   const std::vector<PutOffer> offers(3, make_offer());
   const MessageBytes bytes = write_offers(offers);
-  EXPECT_EQ(bytes.size(), 3u * 95);
+  EXPECT_EQ(bytes.size(), 3u * 127);
   const auto read = read_offers(bytes, 3);
   ASSERT_TRUE(read.ok()) << read.status();
   const PutOffer& last = read->back();
@@ -89,27 +91,31 @@ TEST(MessageCodec, OffersRoundTripInTheDocumentedSize) {
   EXPECT_EQ(last.first_token_index, 99u);
   EXPECT_EQ(last.token_digest, 0xABCDEFu);
   EXPECT_EQ(last.parent, test_key(4));
+  EXPECT_EQ(last.route, test_key(6));
 }
 
 TEST(MessageCodec, AnswersReadsKeysAndStatusesRoundTrip) {
-  const KeyAnswer answer = {BlockState::being_written, Tier::nvme, 12, 1, {3, 2}, 0xFFFFFFFFFF};
+  const KeyAnswer answer = {
+      BlockState::being_written, Tier::nvme, 12, 1, {3, 2}, 0xFFFFFFFFFF, 0xD1};
   const MessageBytes answer_bytes = write_answers({&answer, 1});
-  EXPECT_EQ(answer_bytes.size(), 17u);
+  EXPECT_EQ(answer_bytes.size(), 25u);
   const auto answers = read_answers(answer_bytes, 1);
   ASSERT_TRUE(answers.ok()) << answers.status();
   EXPECT_EQ(answers->front().state, BlockState::being_written);
   EXPECT_EQ(answers->front().tier, Tier::nvme);
   EXPECT_EQ(answers->front().bytes, 12u);
   EXPECT_EQ(answers->front().generation, 0xFFFFFFFFFFu);
+  EXPECT_EQ(answers->front().token_digest, 0xD1u);
 
-  const ReadRequest request = {test_key(5), {4, 3}, 77};
+  const ReadRequest request = {test_key(5), {4, 3}, 77, 0xD2D3D4D5D6D7D8D9};
   const MessageBytes read_bytes = write_reads({&request, 1});
-  EXPECT_EQ(read_bytes.size(), 38u);
+  EXPECT_EQ(read_bytes.size(), 46u);
   const auto reads = read_reads(read_bytes, 1);
   ASSERT_TRUE(reads.ok()) << reads.status();
   EXPECT_EQ(reads->front().key, test_key(5));
   EXPECT_EQ(reads->front().least.key_planes, 4);
   EXPECT_EQ(reads->front().max_bytes, 77u);
+  EXPECT_EQ(reads->front().token_digest, 0xD2D3D4D5D6D7D8D9u);
 
   const BlockKey keys[] = {test_key(1), test_key(2)};
   const auto read_back = read_keys(write_keys(keys), 2);
@@ -131,6 +137,8 @@ TEST(MessageCodec, FieldsThatAreNoEnumeratorAreClamped) {
   EXPECT_EQ(answers->front().state, BlockState::being_written);
   EXPECT_EQ(answers->front().tier, Tier::nvme);
   EXPECT_EQ(wire_code(200), absl::StatusCode::kUnknown);
+  EXPECT_EQ(wire_priority(2), Priority::low);
+  EXPECT_EQ(wire_priority(3), Priority::normal);
 }
 
 template <typename T>
