@@ -222,9 +222,11 @@ std::vector<Case> all_cases() {
 }
 
 int run(int argc, char** argv) {
-  Report report("bench_codec", argc, argv);
-  // For who works on it: only K4V4, head_dim 128, bf16, on the best instruction set.
-  const bool first = report.flag("--first");
+  Report report("bench_codec", "Speed of the codec on one core, beside memcpy of the same bytes");
+  bool first = false;
+  report.options().add_flag("--first", first,
+                            "only k4v4, head_dim 128, bf16, on the best instruction set");
+  if (const std::optional<int> code = report.parse(argc, argv)) return *code;
   stay_on_one_core();
   Buffers buffers;
   buffers.raw.resize(kCacheMultiple * last_level_cache_bytes());

@@ -1,9 +1,6 @@
 // Blocks of about 1 MiB through a real hadald process with the client library: put, get from DRAM,
 // and get from NVMe after a restart, beside what the disk, memory and the network stack give alone.
 // GB/s are 10^9 bytes: encoded is what moves and is stored, raw what it decodes to.
-//
-// Options: --hadald FILE, --directory DIR (on the disk to measure), --codec-threads N,
-// --transport auto|tcp.
 
 #include <fcntl.h>
 #include <signal.h>
@@ -24,7 +21,6 @@
 #include <thread>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "bench/report.h"
@@ -44,6 +40,13 @@ constexpr uint64_t kDiskBlockBytes = 1u << 20;
 constexpr uint64_t kDiskBlocks = 384;
 constexpr int kDiskThreads = 2;  // as hadald's readers
 constexpr absl::Duration kTimeout = absl::Seconds(20);
+
+struct Options {
+  std::string hadald = HADALD_BINARY;
+  std::string directory = BENCH_DIRECTORY;
+  std::string transport = "auto";
+  int codec_threads = 1;
+};
 
 double since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -108,9 +111,8 @@ class Pages {
 // hadald in a process of its own, with a directory of its own that goes with it.
 class Node {
  public:
-  Node(std::string binary, const std::string& parent, std::string transport)
-      : binary_(std::move(binary)), transport_(std::move(transport)) {
-    std::string pattern = parent + "/bench-store-XXXXXX";
+  explicit Node(const Options& options) : binary_(options.hadald), transport_(options.transport) {
+    std::string pattern = options.directory + "/bench-store-XXXXXX";
     if (mkdtemp(pattern.data()) != nullptr) directory_ = pattern;
   }
   ~Node() {
@@ -191,8 +193,12 @@ struct Measured {
 
 class Session {
  public:
-  Session(Report& report, const Case& which, Node& node)
-      : report_(report), case_(which), node_(node), layout_(layout_of(which.block_tokens)) {
+  Session(Report& report, const Options& options, const Case& which, Node& node)
+      : report_(report),
+        options_(options),
+        case_(which),
+        node_(node),
+        layout_(layout_of(which.block_tokens)) {
     for (int i = 0; i < kBatchBlocks; ++i) {
       in_.push_back(std::make_unique<Pages>(layout_));
       in_.back()->fill(static_cast<uint32_t>(i));
@@ -204,10 +210,8 @@ class Session {
     client_.reset();
     ClientConfig config;
     config.nodes = {{"127.0.0.1", node_.port(), 1.0}};
-    config.transport = report_.option("--transport", "auto");
-    if (!absl::SimpleAtoi(report_.option("--codec-threads", "1"), &config.codec_threads)) {
-      return false;
-    }
+    config.transport = options_.transport;
+    config.codec_threads = options_.codec_threads;
     auto client = Client::create(config);
     if (!client.ok()) {
       report_.say(std::string(client.status().message()));
@@ -295,6 +299,7 @@ class Session {
   }
 
   Report& report_;
+  const Options& options_;
   const Case case_;
   Node& node_;
   const KvLayout layout_;
@@ -318,9 +323,9 @@ void add_row(Report& report, const std::string& codec, const std::string& path,
 }
 
 // False where the node did not come up or gave back something else than was put.
-bool run_case(Report& report, const Case& which, const std::string& parent) {
-  Node node(report.option("--hadald", HADALD_BINARY), parent, report.option("--transport", "auto"));
-  Session session(report, which, node);
+bool run_case(Report& report, const Options& options, const Case& which) {
+  Node node(options);
+  Session session(report, options, which, node);
   report.say(absl::StrCat(which.codec, ": put, then get from DRAM"));
   if (!node.start() || !session.connect()) return false;
   session.warm_up();
@@ -417,13 +422,33 @@ void measure_memcpy(Report& report) {
   report.set("memcpy_GB_s", rounded(kBytes / best / 1e9));
 }
 
-int run(Report& report) {
-  const std::string parent = report.option("--directory", BENCH_DIRECTORY);
+int run(int argc, char** argv) {
+  Report report(
+      "bench_store",
+      "Blocks of about 1 MiB through a hadald process: put, get from DRAM, get from NVMe");
+  Options options;
+  report.options()
+      .add_option("--hadald", options.hadald, "the store node's binary")
+      ->capture_default_str()
+      ->check(CLI::ExistingFile);
+  report.options()
+      .add_option("--directory", options.directory, "folder on the disk to measure")
+      ->capture_default_str()
+      ->check(CLI::ExistingDirectory);
+  report.options()
+      .add_option("--transport", options.transport, "auto or tcp")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "tcp"}));
+  report.options()
+      .add_option("--codec-threads", options.codec_threads, "of the client")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 64));
+  if (const std::optional<int> code = report.parse(argc, argv)) return *code;
   measure_memcpy(report);
-  measure_disk(report, parent);
+  measure_disk(report, options.directory);
   bool good = true;
   for (const Case& which : {Case{"k4v4", 32}, Case{"raw", 8}}) {
-    good = run_case(report, which, parent) && good;
+    good = run_case(report, options, which) && good;
   }
   const int written = report.finish();
   return good ? written : 1;
@@ -432,7 +457,4 @@ int run(Report& report) {
 }  // namespace
 }  // namespace hadal::bench
 
-int main(int argc, char** argv) {
-  hadal::bench::Report report("store", argc, argv);
-  return hadal::bench::run(report);
-}
+int main(int argc, char** argv) { return hadal::bench::run(argc, argv); }

@@ -2,8 +2,6 @@
 // machine, over tcp and over shared memory, against ucx_perftest's active messages of the same size
 // with the same settings, and with the best of its settings. All alternate within one run, because
 // a machine's figures drift; the ratio of medians is the result.
-//
-//   bench_transport [--json] [--out FILE] [--runs 5] [--blocks 3000] [--window 16]
 
 #include <fcntl.h>
 #include <sys/wait.h>
@@ -291,16 +289,25 @@ void measure(bench::Report& report, const std::string& tls, int runs, const Load
 }
 
 int main_of(int argc, char** argv) {
-  bench::Report report("bench_transport", argc, argv);
-  if (report.flag("--serve")) return serve(report.option("--serve", "auto"));
-  Load load;
-  int runs = 0;
-  if (!absl::SimpleAtoi(report.option("--runs", "5"), &runs) ||
-      !absl::SimpleAtoi(report.option("--blocks", "3000"), &load.blocks) ||
-      !absl::SimpleAtoi(report.option("--window", "16"), &load.window) || runs < 1 ||
-      load.window < 2) {
-    die("--runs, --blocks and --window take numbers; a window has at least 2 blocks");
-  }
+  bench::Report report("bench_transport",
+                       "Gets of 1 MiB blocks between two processes, beside ucx_perftest (package "
+                       "ucx-utils), over tcp and shared memory");
+  Load load = {3000, 16};
+  int runs = 5;
+  std::string serve_tls;
+  CLI::App& options = report.options();
+  options.add_option("--runs", runs, "runs of each, alternating; their medians count")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000));
+  options.add_option("--blocks", load.blocks, "blocks a run")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1'000'000));
+  options.add_option("--window", load.window, "blocks on their way at once")
+      ->capture_default_str()
+      ->check(CLI::Range(2, 1024));
+  options.add_option("--serve", serve_tls)->group("");  // what ServerProcess starts
+  if (const std::optional<int> code = report.parse(argc, argv)) return *code;
+  if (!serve_tls.empty()) return serve(serve_tls);
   for (const char* tls : {"tcp", "auto"}) measure(report, tls, runs, load);
   report.set("block_bytes", kBlockBytes);
   report.set("window_blocks", load.window);

@@ -77,17 +77,26 @@ std::string cell(const ordered_json& value) {
 
 }  // namespace
 
-Report::Report(std::string name, int argc, char** argv)
-    : name_(std::move(name)), arguments_(argv + 1, argv + argc), load_at_start_(load_average()) {}
-
-std::string Report::option(const std::string& name, const std::string& otherwise) const {
-  const auto found = std::find(arguments_.begin(), arguments_.end(), name);
-  if (found == arguments_.end() || found + 1 == arguments_.end()) return otherwise;
-  return *(found + 1);
+Report::Report(std::string name, const std::string& description)
+    : name_(std::move(name)), load_at_start_(load_average()), options_(description, name_) {
+  options_.add_flag("--json", as_json_, "print one JSON object as the last line, not a table");
+  options_.add_option("--out", out_, "file to write that object to");
 }
 
-bool Report::flag(const std::string& name) const {
-  return std::find(arguments_.begin(), arguments_.end(), name) != arguments_.end();
+std::optional<int> Report::parse(int argc, char** argv) {
+  arguments_.assign(argv + 1, argv + argc);
+  try {
+    options_.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return options_.exit(error);  // --help
+    std::cerr << name_ << ": " << error.what() << "; --help names every option\n";
+    return 2;
+  }
+  // Now, not after minutes of measuring.
+  if (out_.empty() || std::ofstream(out_, std::ios::app)) return std::nullopt;
+  std::cerr << name_ << ": cannot write --out '" << out_
+            << "'; name a file in a folder that exists\n";
+  return 1;
 }
 
 void Report::add(ordered_json row) { rows_.push_back(std::move(row)); }
@@ -138,18 +147,17 @@ void Report::print_table() const {
 }
 
 int Report::finish() const {
-  if (flag("--json")) {
+  if (as_json_) {
     std::cout << json().dump() << std::endl;
   } else {
     print_table();
   }
-  const std::string path = option("--out", "");
-  if (path.empty()) return 0;
-  std::ofstream file(path);
+  if (out_.empty()) return 0;
+  std::ofstream file(out_);
   file << json().dump(2) << "\n";
   file.close();
   if (file) return 0;
-  std::cerr << "cannot write " << path << "; does its folder exist?\n";
+  std::cerr << name_ << ": cannot write --out '" << out_ << "'; is its disk full?\n";
   return 1;
 }
 

@@ -4,6 +4,8 @@
 // result can be judged later. Prints a table for people; `--json` prints one JSON object as the
 // last line instead, and `--out FILE` writes that object to a file. Not a timer.
 
+#include <CLI/CLI.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,12 +15,13 @@ namespace hadal::bench {
 
 class Report {
  public:
-  // Reads --json, --out FILE and the benchmark's own options from the command line.
-  Report(std::string name, int argc, char** argv);
+  // `description` is the first line of --help.
+  Report(std::string name, const std::string& description);
 
-  // Value of an option of the benchmark's own, as "--runs 5"; `otherwise` where it is not given.
-  std::string option(const std::string& name, const std::string& otherwise) const;
-  bool flag(const std::string& name) const;
+  // For the benchmark's own options, before parse; --json and --out are there already.
+  CLI::App& options() { return options_; }
+  // An answer ends the program: 0 after --help, 2 for usage, 1 where --out cannot be written.
+  std::optional<int> parse(int argc, char** argv);
 
   // One line of the table: an object whose keys are the columns, in this order.
   void add(nlohmann::ordered_json row);
@@ -36,8 +39,11 @@ class Report {
   void print_table() const;
 
   const std::string name_;
-  const std::vector<std::string> arguments_;  // without the program's name
-  std::string load_at_start_;
+  const std::string load_at_start_;
+  CLI::App options_;
+  std::vector<std::string> arguments_;  // without the program's name
+  bool as_json_ = false;
+  std::string out_;
   nlohmann::ordered_json rows_ = nlohmann::ordered_json::array();
   nlohmann::ordered_json summary_ = nlohmann::ordered_json::object();
 };

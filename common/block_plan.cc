@@ -18,10 +18,6 @@ int side_planes(const CodecSpec& codec, Side side) {
   return side == Side::key ? codec.key_bits : codec.value_bits;
 }
 
-uint32_t side_head_dim(const KvLayout& layout, Side side) {
-  return side == Side::key ? layout.key_head_dim : layout.value_head_dim;
-}
-
 absl::Status check_shape(const KvLayout& layout, const CodecSpec& codec, const BlockShape& shape) {
   if (layout.dtype == DType::opaque) {
     if (codec.family != CodecFamily::raw) {
@@ -53,6 +49,10 @@ absl::Status check_shape(const KvLayout& layout, const CodecSpec& codec, const B
 }
 
 }  // namespace
+
+uint32_t side_head_dim(const KvLayout& layout, Side side) {
+  return side == Side::key ? layout.key_head_dim : layout.value_head_dim;
+}
 
 uint32_t BlockPlan::vector_plane_bytes(Side side) const { return side_head_dim(layout_, side) / 8; }
 

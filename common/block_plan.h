@@ -10,6 +10,8 @@
 
 namespace hadal {
 
+uint32_t side_head_dim(const KvLayout& layout, Side side);  // values
+
 // What varies between blocks of one layout and codec.
 struct BlockShape {
   uint32_t token_count = 0;

@@ -9,8 +9,8 @@ Standard library only. Everything it writes is under <build>/main_job.
 
 import argparse
 import json
-import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -22,11 +22,16 @@ TEXTS = pathlib.Path(__file__).resolve().parent.parent / "client" / "llama" / "t
 DOCUMENT = TEXTS / "lighthouse.txt"
 QUESTION_A = "Who was the keeper of the lighthouse at Karrow Point?"
 QUESTION_B = "What was the name of the keeper's daughter, and what was her dog called?"
-# Prefixes of several lengths, 256 teacher-forced tokens after each: 1,280 in all.
-QUALITY_CASES = [("lighthouse.txt", 512), ("lighthouse.txt", 1024), ("lighthouse.txt", 1536),
-                 ("tide_mill.txt", 512), ("tide_mill.txt", 896)]
-CONTINUED_TOKENS = 256
-PROCESS_TIMEOUT_S = 300
+# File, tokens of the prefix, teacher-forced tokens after it: 1,280 of these in all.
+QUALITY_CASES = [f"{TEXTS / name}:{prefix}:256" for name, prefix in (
+    ("lighthouse.txt", 1024), ("lighthouse.txt", 512), ("lighthouse.txt", 1536), ("tide_mill.txt", 512),
+    ("tide_mill.txt", 896))]
+PROCESS_TIMEOUT_S = 300  # of a hadal-llama
+START_TIMEOUT_S = 60
+METRICS_TIMEOUT_S = 10
+PERSIST_TIMEOUT_S = 30
+STOP_TIMEOUT_S = 60
+POLL_S = 0.05
 
 CONFIG = """
 [node]
@@ -60,24 +65,31 @@ class Hadald:
 
     def __init__(self, binary, work):
         self.binary, self.work, self.process = binary, work, None
-        self.config = work / "hadald.toml"
+        self.config, self.log = work / "hadald.toml", work / "hadald.log"
         self.config.write_text(CONFIG.format(nvme=work / "nvme"))
 
     def start(self):
-        log = open(self.work / "hadald.log", "ab")
-        self.process = subprocess.Popen([self.binary, "--config", self.config], stdout=subprocess.PIPE,
-                                        stderr=log, text=True)
+        # Files, not pipes: a wait on them has a bound, and a node that says much never blocks.
+        said = self.work / "hadald.out"
+        with open(said, "wb") as output, open(self.log, "ab") as log:
+            self.process = subprocess.Popen([self.binary, "--config", self.config], stdout=output, stderr=log)
+        deadline = time.monotonic() + START_TIMEOUT_S
         # UCX prints its warnings on standard output too.
-        line = self.process.stdout.readline()
-        while line and not line.startswith("hadald ready"):
-            line = self.process.stdout.readline()
-        if not line.startswith("hadald ready"):
-            fail(f"hadald did not start; see {self.work / 'hadald.log'}")
-        self.address = dict(word.split("=") for word in line.split()[2:])
+        while not (ready := re.search(r"(?m)^hadald ready (.*)\n", said.read_text())):
+            if self.process.poll() is not None:
+                fail(f"hadald ended with {self.process.returncode} before it was ready; {self.log} says why")
+            if time.monotonic() > deadline:
+                fail(f"hadald was not ready within {START_TIMEOUT_S} s; see {self.log}, and whether the disk is slow")
+            time.sleep(POLL_S)
+        self.address = dict(word.split("=") for word in ready.group(1).split())
 
     def metrics(self):
-        with urllib.request.urlopen(f"http://{self.address['metrics']}/metrics", timeout=5) as answer:
-            lines = answer.read().decode().splitlines()
+        url = f"http://{self.address['metrics']}/metrics"
+        try:
+            with urllib.request.urlopen(url, timeout=METRICS_TIMEOUT_S) as answer:
+                lines = answer.read().decode().splitlines()
+        except OSError as error:
+            fail(f"cannot read {url} within {METRICS_TIMEOUT_S} s: {error}; {self.log} says what hadald did")
         return {name: float(value) for name, value in
                 (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))}
 
@@ -88,33 +100,44 @@ class Hadald:
                    if series.split("{")[0] == name and all(label in series for label in wanted))
 
     def wait_persisted(self, blocks):
-        deadline = time.monotonic() + 30
-        while self.metric("hadal_persisted_blocks") < blocks:
+        deadline = time.monotonic() + PERSIST_TIMEOUT_S
+        while (persisted := self.metric("hadal_persisted_blocks")) < blocks:
             if time.monotonic() > deadline:
-                fail("hadald did not persist the blocks within 30 s")
-            time.sleep(0.1)
+                fail(f"hadald persisted {persisted:.0f} of {blocks} blocks within {PERSIST_TIMEOUT_S} s; "
+                     f"see {self.log}, and whether the disk under {self.work} is full or slow")
+            time.sleep(POLL_S)
 
     def kill(self, number):
-        if self.process and self.process.poll() is None:
-            self.process.send_signal(number)
-            self.process.wait(timeout=60)
+        if not self.process or self.process.poll() is not None:
+            return
+        self.process.send_signal(number)
+        try:
+            self.process.wait(timeout=STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            fail(f"hadald (process {self.process.pid}) did not end within {STOP_TIMEOUT_S} s of signal {number:d}; "
+                 f"see {self.log}")
 
 
 def run(command):
+    name = pathlib.Path(command[0]).name
     try:
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
-                              timeout=PROCESS_TIMEOUT_S)
+                              stdin=subprocess.DEVNULL, timeout=PROCESS_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        fail(f"{command[0]} did not end within {PROCESS_TIMEOUT_S} s")
+        fail(f"{name} {command[1]} did not end within {PROCESS_TIMEOUT_S} s; use a smaller model or a faster machine")
     if done.returncode != 0:
-        fail(f"{pathlib.Path(command[0]).name} failed with {done.returncode}: {done.stderr.strip()}")
-    return json.loads(done.stdout.splitlines()[-1])
+        fail(f"{name} {command[1]} failed with {done.returncode}: {done.stderr.strip()}")
+    return json.loads(done.stdout.splitlines()[-1])  # UCX may warn in lines before it
 
 
 class MainJob:
     def __init__(self, arguments):
         self.build = pathlib.Path(arguments.build).resolve()
         self.arguments = arguments
+        for binary in (self.build / "bin" / "hadald", self.build / "bin" / "hadal-llama"):
+            if not binary.is_file():
+                fail(f"{binary} is absent; build it, as deploy/quickstart.sh does, or correct --build")
         self.work = self.build / "main_job"
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
@@ -132,9 +155,7 @@ class MainJob:
         return self.llama("ask", "--document", self.arguments.document, "--question", question, *words)
 
     def quality(self, codec, cases):
-        words = []
-        for name, prefix in cases:
-            words += ["--case", f"{TEXTS / name}:{prefix}:{CONTINUED_TOKENS}"]
+        words = [word for case in cases for word in ("--case", case)]
         return self.llama("quality", *self.nodes(), *words, codec=codec)
 
     def run(self):
@@ -154,8 +175,9 @@ class MainJob:
         self.hadald.start()
         after_kill = self.ask(QUESTION_B, *self.nodes())
         say("comparing next-token distributions with and without Hadal")
-        quality = self.quality(self.arguments.codec, QUALITY_CASES)
-        raw = self.quality("raw", QUALITY_CASES[1:2])
+        cases = self.arguments.case or QUALITY_CASES
+        quality = self.quality(self.arguments.codec, cases)
+        raw = self.quality("raw", cases[:1])
         self.hadald.kill(signal.SIGTERM)
         return self.result(first, warm, cold, after_kill) | {
             "mean_kl": quality["mean_kl"], "same_top_token": quality["same_top_token"],
@@ -225,7 +247,11 @@ def main():
     parser.add_argument("--document", default=str(DOCUMENT), help="text file")
     parser.add_argument("--codec", default="k5v4", help="raw or k1v1 to k8v8")
     parser.add_argument("--transport", default="auto", help="auto or tcp")
+    parser.add_argument("--case", action="append", metavar="FILE:PREFIX_TOKENS:CONTINUED_TOKENS",
+                        help="compare distributions here, the raw codec's in the first case;\n"
+                             "may be given more than once (default: five prefixes of two texts)")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no child is left
     job = MainJob(parser.parse_args())
     try:
         result = job.run()

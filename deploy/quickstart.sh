@@ -7,9 +7,10 @@ source "$(dirname "${BASH_SOURCE[0]}")/prepare.sh"
 json=() model=""
 while [ $# -gt 0 ]; do
   case "$1" in
+    --help | -h) sed -n '2,3s/^# //p' "$0"; exit 0 ;;
     --json) json=(--json) ;;
     --model) model="${2:?--model wants a gguf file}"; shift ;;
-    *) say "unknown argument '$1'; allowed are --json and --model FILE.gguf"; exit 2 ;;
+    *) say "unknown argument '$1'; allowed are --json, --model FILE.gguf and --help"; exit 2 ;;
   esac
   shift
 done

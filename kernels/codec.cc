@@ -12,10 +12,6 @@
 namespace hadal {
 namespace {
 
-uint32_t side_head_dim(const KvLayout& layout, Side side) {
-  return side == Side::key ? layout.key_head_dim : layout.value_head_dim;
-}
-
 const KvSidePages& side_pages(const KvPages& pages, Side side) {
   return side == Side::key ? pages.key : pages.value;
 }

@@ -24,6 +24,7 @@ stage() { # name, then the command that is the stage
 install_everything() {
   install_debian_packages git clang-format mount
   install_llama
+  install_gemma
 }
 
 check_format() {
@@ -32,8 +33,7 @@ check_format() {
 }
 
 sanitize() {
-  (cd "$root_dir" && cmake --preset asan-ubsan) >"$build_dir/configure-asan-ubsan.log" 2>&1 ||
-    { tail -n 30 "$build_dir/configure-asan-ubsan.log" >&2; say "configuring failed"; return 1; }
+  (cd "$root_dir" && logged configure-asan-ubsan cmake --preset asan-ubsan)
   build_in "$sanitized_dir" "${sanitized_targets[@]}"
   # UBSan goes on after a finding unless told to stop.
   UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \

@@ -1,11 +1,13 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
 
+#include "common/checksum.h"
 #include "tests/kernels/kv_example.h"
 
 namespace hadal {
@@ -45,15 +47,25 @@ void fill(KvExample& example) {
   });
 }
 
-std::string path_of(const GoldenCase& golden) {
-  return std::string(HADAL_GOLDEN "/") + golden.name + ".hdb1";
-}
-
 std::vector<std::byte> read(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   const std::string text((std::istreambuf_iterator<char>(file)), {});
   const auto* bytes = reinterpret_cast<const std::byte*>(text.data());
   return {bytes, bytes + text.size()};
+}
+
+// The file of that name. To write the files of a new format version, which are `made`, remove the
+// old ones and run with --gtest_also_run_disabled_tests once.
+std::vector<std::byte> stored_as(const std::string& name, absl::Span<const std::byte> made) {
+  const std::string path = HADAL_GOLDEN "/" + name + ".hdb1";
+  if (::testing::GTEST_FLAG(also_run_disabled_tests) && !std::filesystem::exists(path)) {
+    std::ofstream(path, std::ios::binary)
+        .write(reinterpret_cast<const char*>(made.data()),
+               static_cast<std::streamsize>(made.size()));
+  }
+  std::vector<std::byte> stored = read(path);
+  EXPECT_FALSE(stored.empty()) << "no golden file " << path;
+  return stored;
 }
 
 TEST_P(Golden, EncodersMakeTheseBytesAndDecodersReadThem) {
@@ -66,14 +78,7 @@ TEST_P(Golden, EncodersMakeTheseBytesAndDecodersReadThem) {
   const auto cpu = *Codec::create(layout, *parse_codec(golden.codec), CodecBackend::cpu);
   const EncodeRequest request = request_for(source, golden.first_token_index);
   const auto made = encode_whole(*reference, request);
-  // Set once to write the files of a new format version.
-  if (::testing::GTEST_FLAG(also_run_disabled_tests) && !std::filesystem::exists(path_of(golden))) {
-    std::ofstream(path_of(golden), std::ios::binary)
-        .write(reinterpret_cast<const char*>(made.data()),
-               static_cast<std::streamsize>(made.size()));
-  }
-  const auto stored = read(path_of(golden));
-  ASSERT_FALSE(stored.empty()) << "no golden file " << path_of(golden);
+  const auto stored = stored_as(golden.name, made);
   EXPECT_EQ(made, stored);
   EXPECT_EQ(encode_whole(*cpu, request), stored);
   KvExample a(layout), b(layout);
@@ -85,6 +90,62 @@ TEST_P(Golden, EncodersMakeTheseBytesAndDecodersReadThem) {
 
 INSTANTIATE_TEST_SUITE_P(Format1, Golden, testing::ValuesIn(kCases),
                          [](const auto& info) { return std::string(info.param.name); });
+
+// What a client stores where a codec answers non_finite.
+TEST(GoldenFlags, ABlockIsRawBecauseOfNaN) {
+  KvExample source(example_layout(DType::f16, 64, 64, 5));
+  fill(source);
+  const uint16_t nan = 0x7e00;
+  std::memcpy(source.keys[1].data() + 2 * 100, &nan, sizeof(nan));
+  const EncodeRequest request = request_for(source, 64);
+  for (const CodecBackend backend : {CodecBackend::reference, CodecBackend::cpu}) {
+    const auto codec = *Codec::create(source.layout, *parse_codec("k5v4"), backend);
+    std::vector<std::byte> made(*codec->max_encoded_bytes(request.token_count));
+    EXPECT_TRUE(codec->encode(request, absl::MakeSpan(made))->non_finite);
+    made.resize(codec->encode_raw(request, kBlockNonFinite, absl::MakeSpan(made))->bytes);
+    const auto stored = stored_as("raw_because_of_nan_f16_d64", made);
+    EXPECT_EQ(made, stored);
+    KvExample decoded(source.layout);
+    ASSERT_TRUE(codec->decode(stored, 0, request.identity.key, decoded.pages()).ok());
+    EXPECT_TRUE(decoded.keys == source.keys);
+    EXPECT_TRUE(decoded.values == source.values);
+  }
+}
+
+TEST(GoldenOpaque, BytesAreKept) {
+  std::vector<std::byte> payload(3000);  // leaves of 1 KiB, the last one short
+  for (size_t i = 0; i < payload.size(); ++i) payload[i] = static_cast<std::byte>(i * i >> 3);
+  BlockIdentity identity;
+  identity.key.bytes[0] = 42;
+  std::vector<std::byte> made(*opaque_block_bytes(payload.size()));
+  ASSERT_TRUE(encode_opaque(payload, identity, absl::MakeSpan(made)).ok());
+  const auto stored = stored_as("opaque", made);
+  EXPECT_EQ(made, stored);
+  const auto read_back = decode_opaque(stored, identity.key);
+  ASSERT_TRUE(read_back.ok()) << read_back.status();
+  EXPECT_EQ(*read_back, absl::MakeConstSpan(payload));
+}
+
+// The most layer groups, of 1 and 2 layers. A block of them has over 1 MB: its digest stands here.
+TEST(GoldenDigest, EightLayerGroups) {
+  KvLayout layout = example_layout(DType::bf16, 128, 128, 456);
+  layout.layer_count = 9;
+  KvExample source(layout);
+  fill(source);
+  const EncodeRequest request = request_for(source, 0);
+  for (const CodecBackend backend : {CodecBackend::reference, CodecBackend::cpu}) {
+    const auto codec = *Codec::create(layout, *parse_codec("k5v4"), backend);
+    const auto made = encode_whole(*codec, request);
+    const auto block = EncodedBlock::parse(made, 0);
+    ASSERT_TRUE(block.ok()) << block.status();
+    EXPECT_EQ(block->header().layer_group_count, 8);
+    EXPECT_EQ(hash64(made), 17501545876268038031u);  // changes with the format's version only
+    KvExample decoded(layout);
+    ASSERT_TRUE(codec->decode(made, 0, request.identity.key, decoded.pages()).ok());
+    EXPECT_LT(source.distortion(Side::key, decoded), 0.01);
+    EXPECT_LT(source.distortion(Side::value, decoded), 0.02);
+  }
+}
 
 }  // namespace
 }  // namespace hadal

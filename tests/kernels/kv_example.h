@@ -96,7 +96,7 @@ struct KvExample {
   void for_each(Visit visit) {
     const size_t bytes = dtype_bytes(layout.dtype);
     for (Side side : {Side::key, Side::value}) {
-      const int head_dim = side == Side::key ? layout.key_head_dim : layout.value_head_dim;
+      const auto head_dim = static_cast<int>(side_head_dim(layout, side));
       for (int layer = 0; layer < layout.layer_count; ++layer) {
         std::byte* at = side == Side::key ? key_rows[layer] : value_rows[layer];
         for (uint32_t token = 0; token < layout.block_tokens; ++token) {

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""The documents name every setting, metric and call of the real binaries, and none that does not exist."""
+"""The documents name every setting, metric and call of the real binaries, and none that does not exist.
+
+Nor do they name a file of this tree that does not exist.
+"""
 
 import json
 import pathlib
@@ -7,6 +10,7 @@ import re
 import shlex
 import sys
 import tomllib
+import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "testing"))
 import processes  # noqa: E402
@@ -20,6 +24,29 @@ def rows(text, width):
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
         if len(cells) == width and re.fullmatch(r"`[\w.]+`", cells[0]):
             yield [cells[0].strip("`"), *cells[1:]]
+
+
+class FilesTest(unittest.TestCase):
+    def documents(self):
+        return [processes.ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+
+    def test_every_relative_link_leads_to_a_file(self):
+        for document in self.documents():
+            for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+                if "://" not in link:
+                    with self.subTest(document=document.name, link=link):
+                        self.assertTrue((document.parent / link.split("#")[0]).exists())
+
+    def test_every_path_in_backticks_is_there(self):
+        for document in self.documents():
+            for path in re.findall(r"`([\w.-]+/[\w./*-]*)`", document.read_text()):
+                if (processes.ROOT / path.split("/")[0]).is_dir() and not path.startswith("build/"):
+                    with self.subTest(document=document.name, path=path):
+                        self.assertTrue(list(processes.ROOT.glob(path)))
+
+    def test_the_readme_links_every_document(self):
+        linked = set(re.findall(r"\]\(docs/([^)\s]+)\)", self.documents()[0].read_text()))
+        self.assertEqual(linked, {str(document.relative_to(DOCS)) for document in self.documents()[1:]})
 
 
 class ConfigurationTest(processes.ProcessTest):

@@ -6,6 +6,7 @@ gone when its test ends, and everything lies in a temporary directory that goes 
 
 import json
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -64,19 +65,19 @@ class Hadald:
 
     def start(self):
         """Waits for the line that says where it listens."""
-        self.log = open(self.log_file, "ab")
-        self.process = subprocess.Popen([BIN / "hadald", "--config", self.file], stdout=subprocess.PIPE,
-                                        stderr=self.log, stdin=subprocess.DEVNULL, text=True)
-        timer_end = time.monotonic() + START_S
-        line = ""
-        while not line.startswith("hadald ready") and time.monotonic() < timer_end:
-            line = self.process.stdout.readline()
-            if not line:
-                break
-        if not line.startswith("hadald ready"):
-            self.kill()
-            raise AssertionError("hadald did not start: " + self.log_file.read_text())
-        self.address = dict(word.split("=") for word in line.split()[2:])
+        # A file, not a pipe: a wait on it has a bound, and a node that says much never blocks.
+        said = self.directory / "hadald.out"
+        with open(said, "wb") as output, open(self.log_file, "ab") as log:
+            self.process = subprocess.Popen([BIN / "hadald", "--config", self.file], stdout=output, stderr=log,
+                                            stdin=subprocess.DEVNULL)
+        end = time.monotonic() + START_S
+        while not (ready := re.search(r"(?m)^hadald ready (.*)\n", said.read_text())):
+            if self.process.poll() is not None or time.monotonic() > end:
+                self.kill()
+                raise AssertionError(f"hadald was not ready within {START_S} s or ended with "
+                                     f"{self.process.returncode}: {self.log_file.read_text()}")
+            time.sleep(0.02)
+        self.address = dict(word.split("=") for word in ready.group(1).split())
         return self
 
     def fails(self):
@@ -88,9 +89,7 @@ class Hadald:
         self.process.send_signal(number)
 
     def wait(self, timeout=30):
-        code = self.process.wait(timeout=timeout)
-        self.close()
-        return code
+        return self.process.wait(timeout=timeout)
 
     def stop(self):
         self.signal(signal.SIGTERM)
@@ -100,12 +99,6 @@ class Hadald:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(timeout=30)
-        self.close()
-
-    def close(self):
-        if self.process is not None:
-            self.process.stdout.close()
-            self.log.close()
 
     def log_lines(self):
         return self.log_file.read_text().splitlines()
