@@ -82,6 +82,7 @@ absl::StatusOr<Rotation> Rotation::create(int head_dim, uint64_t seed) {
   for (int i = 0; i < head_dim; ++i) {
     if (i % 64 == 0) bits = split_mix64(seed);
     rotation.signs[i] = ((bits >> (i % 64)) & 1) != 0 ? -1 : 1;
+    rotation.interleaved_signs[i / 8 * 8 + i % 4 * 2 + i % 8 / 4] = rotation.signs[i];
     const bool upper = i % 16 >= 8, butterfly = rotation.inner > 8;
     int16_t* weights = &rotation.last_weights[i / 8 * 16 + i % 2 * 8 + i % 8 / 2 * 2];
     weights[upper ? 1 : 0] = upper && butterfly ? -rotation.signs[i] : rotation.signs[i];

@@ -20,6 +20,8 @@ struct Rotation {
   // signs[i] is +1 or -1: bit i % 64 of the (i / 64)th number of SplitMix64 from the seed, 1 for
   // -1.
   alignas(64) std::array<int16_t, limits::kHeadDimMax> signs = {};
+  // The same with 8 at a time in the order 0 4 1 5 2 6 3 7.
+  alignas(64) std::array<int16_t, limits::kHeadDimMax> interleaved_signs = {};
   std::vector<int8_t> core_matrix;  // core x core, rows first
 
   // The diagonal and the butterflies of stride 8 of the inverse, as sums of products of two values

@@ -40,7 +40,6 @@ using V32 = hn::VFromD<I32>;
 using VF = hn::VFromD<F32>;
 constexpr int kTokens = static_cast<int>(hn::MaxLanes(I16())) / 8;  // side by side
 constexpr int kBatch = 16;  // tokens between two passes over what is encoded
-constexpr int kGroups = kBatch / kTokens;
 
 // Where the tokens of a group lie. Past the last one it stands again, and is worked on again.
 struct Rows {

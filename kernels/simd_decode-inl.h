@@ -54,12 +54,11 @@ class Decoder {
  private:
   static constexpr int kCount = kHeadDim / 8;
   static constexpr size_t kPlaneBytes = kHeadDim / 8;
-  // Powers of two go without masks (simd_planes-inl.h). Two vectors of 64 then share a block: a
-  // group has two sets of tokens, the even and the odd ones.
-  static constexpr bool kOctets = kInner == kHeadDim;
-  static constexpr int kSets = kHeadDim == 64 ? 2 : 1;
-  static constexpr int kGroupTokens = kSets * kTokens;
-  static constexpr int kGroups = kBatch / kGroupTokens;
+  using Shape = GroupShape<kHeadDim, kInner>;
+  static constexpr bool kOctets = Shape::kOctets;
+  static constexpr int kSets = Shape::kSets;
+  static constexpr int kGroupTokens = Shape::kGroupTokens;
+  static constexpr int kGroups = Shape::kGroups;
 
   // Where value i goes when of 8 the even ones come first.
   static constexpr int even_odd(int i) { return i / 8 * 8 + i % 2 * 4 + i % 8 / 2; }
@@ -261,11 +260,7 @@ class Decoder {
     if (!stream_) prefetch_ahead(run_, token, kGroupTokens);
     const U32 d32;
     for (int set = 0; set < kSets; ++set) {
-      Rows to;
-      for (uint32_t t = 0; t < kTokens; ++t) {
-        const uint32_t row = std::min(token + t * kSets + set, run_.token_count - 1);
-        to.at[t] = run_.values + row * run_.token_stride_bytes;
-      }
+      const Rows to = Shape::rows(run_, run_.values, token, set);
       const auto flagged = hn::Ne(flagged_[group][set], hn::Zero(d32));
       store_set<kType, kOffsets>(rotated_[group] + kCount * set, scales_[group][set],
                                  hn::RebindMask(F32(), flagged), to);

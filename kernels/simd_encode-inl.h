@@ -9,6 +9,7 @@
 #define HADAL_KERNELS_SIMD_ENCODE_INL_H_
 #endif
 
+#include "kernels/simd_planes-inl.h"
 #include "kernels/simd_rotation-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -21,20 +22,35 @@ class Encoder {
  public:
   explicit Encoder(const EncodeRun& run) : run_(run), first_(const_cast<std::byte*>(run.values)) {
     core_matrix_ = run.rotation->core_matrix.data();
+    if (run.tables->bits > kNarrowPlanesMax) return;
+    // Of the positive half, those of plane p from 2^(p - 1) on. Less one, since integers have > but
+    // no >=.
+    for (int i = 1; i < 1 << (run.tables->bits - 1); ++i) {
+      const int plane_start = 1 << hwy::FloorLog2(static_cast<uint32_t>(i));
+      const int16_t threshold = run.tables->thresholds[2 * plane_start + i];
+      thresholds_[i] = hn::Set(I16(), static_cast<int16_t>(threshold - 1));
+    }
   }
 
   template <DType kType>
   bool encode() {
     if (run_.offsets != nullptr) mean_key<kType>();
     exact_tokens<kType>();
+    // Two passes over each batch, so that no group waits for its own square roots and divisions.
     for (uint32_t begin = run_.exact_token_count; begin < run_.token_count; begin += kBatch) {
-      for (int group = 0; group < kGroups; ++group) {
-        const uint32_t token = begin + group * kTokens;
-        if (token >= run_.token_count) break;
+      const uint32_t left = (run_.token_count - begin + kGroupTokens - 1) / kGroupTokens;
+      const int groups = static_cast<int>(std::min<uint32_t>(kGroups, left));
+      for (int group = 0; group < groups; ++group) {
+        const uint32_t token = begin + group * kGroupTokens;
+        run_.offsets != nullptr ? measure_group<kType, true>(token, group)
+                                : measure_group<kType, false>(token, group);
+      }
+      for (int group = 0; group < groups; ++group) {
+        const uint32_t token = begin + group * kGroupTokens;
         run_.offsets != nullptr ? encode_group<kType, true>(token, group)
                                 : encode_group<kType, false>(token, group);
       }
-      write_planes(begin);
+      if (!kOctets) write_planes(begin);
     }
     const auto exponent = hn::Set(U32(), 0x7f800000u);
     return hn::AllFalse(U32(), hn::Eq(hn::And(worst_, exponent), exponent));
@@ -44,9 +60,13 @@ class Encoder {
   static constexpr int kCount = kHeadDim / 8;          // registers of a group
   static constexpr size_t kPlaneBytes = kHeadDim / 8;  // of a plane of one token
 
-  Rows rows(uint32_t token) const {
-    return rows_of(first_, run_.token_stride_bytes, token, run_.token_count);
-  }
+  using Shape = GroupShape<kHeadDim, kInner>;
+  static constexpr bool kOctets = Shape::kOctets;
+  static constexpr int kSets = Shape::kSets;
+  static constexpr int kGroupTokens = Shape::kGroupTokens;
+  static constexpr int kGroups = Shape::kGroups;
+
+  Rows rows(uint32_t token, int set) const { return Shape::rows(run_, first_, token, set); }
 
   // The tokens' own order, so that the sums are the reference's.
   template <DType kType>
@@ -117,8 +137,9 @@ class Encoder {
   }
 
   // Nearest integer, ties to even, of less than 2^22: its bits are the last of the sum's.
+  static constexpr float kRoundingShift = 0x1.8p23f;
   static HWY_INLINE V32 nearest(VF x) {
-    const VF shift = hn::Set(F32(), 0x1.8p23f);
+    const VF shift = hn::Set(F32(), kRoundingShift);
     return hn::Sub(hn::BitCast(I32(), hn::Add(x, shift)), hn::BitCast(I32(), shift));
   }
 
@@ -145,8 +166,8 @@ class Encoder {
     worst_ = hn::Max(worst_, exponent);
   }
 
-  // Writes the norms of a group. Answers what to scale its vectors with, and which of them go
-  // without their offset.
+  // Writes the norms of a set of tokens. Answers what to scale its vectors with, and which of them
+  // go without their offset.
   template <bool kOffsets>
   HWY_INLINE VF norms(uint32_t token, VF squared, VF residual, hn::MFromD<F32>& shifted) {
     const F32 d;
@@ -168,58 +189,99 @@ class Encoder {
     }
     alignas(64) uint32_t words[4 * kTokens];
     hn::Store(rounded, d32, words);
-    for (uint32_t t = 0; t < kTokens && token + t < run_.token_count; ++t) {
-      run_.norms[token + t] = static_cast<uint16_t>(words[4 * t] >> 16);
+    for (uint32_t t = 0; t < kTokens && token + t * kSets < run_.token_count; ++t) {
+      run_.norms[token + t * kSets] = static_cast<uint16_t>(words[4 * t] >> 16);
     }
     const VF scale = hn::Div(hn::Set(d, static_cast<float>(run_.tables->input_scale)), norm);
     return hn::IfThenElseZero(hn::Gt(norm, hn::Zero(d)), scale);
   }
 
   template <DType kType, bool kOffsets>
-  void encode_group(uint32_t token, int group) {
-    const F32 d;
-    const Rows from = rows(token);
-    prefetch_ahead(run_, token, kTokens);
-    LaneSums sums, residual_sums;
-    for (int i = 0; i < kCount; i += 2) {
-      measure<kType, kOffsets, 0>(from, i, sums, residual_sums);
-      measure<kType, kOffsets, 1>(from, i + 1, sums, residual_sums);
-    }
-    hn::MFromD<F32> shifted = {};
-    const VF residual = kOffsets ? residual_sums.total() : hn::Zero(d);
-    const VF scale = norms<kOffsets>(token, sums.total(), residual, shifted);
-    V16 x[kCount];
-    for (int i = 0; i < kCount; ++i) {
-      VF low, high;
-      load_values<kType>(from.at, 8 * i, low, high);
-      if constexpr (kOffsets) {
-        const VF low_offset = hn::LoadDup128(d, offsets_ + 8 * i);
-        const VF high_offset = hn::LoadDup128(d, offsets_ + 8 * i + 4);
-        low = hn::Sub(low, hn::IfThenElseZero(shifted, low_offset));
-        high = hn::Sub(high, hn::IfThenElseZero(shifted, high_offset));
+  void measure_group(uint32_t token, int group) {
+    for (int set = 0; set < kSets; ++set) {
+      const Rows from = rows(token, set);
+      LaneSums sums, residual_sums;
+      for (int i = 0; i < kCount; i += 2) {
+        measure<kType, kOffsets, 0>(from, i, sums, residual_sums);
+        measure<kType, kOffsets, 1>(from, i + 1, sums, residual_sums);
       }
-      const V16 whole =
-          hn::ReorderDemote2To(I16(), nearest(hn::Mul(low, scale)), nearest(hn::Mul(high, scale)));
-      x[i] = hn::Mul(whole, hn::LoadDup128(I16(), run_.rotation->signs.data() + 8 * i));
+      hn::MFromD<F32> shifted = {};
+      const VF residual = kOffsets ? residual_sums.total() : hn::Zero(F32());
+      scales_[group][set] = norms<kOffsets>(token + set, sums.total(), residual, shifted);
+      if (kOffsets) shifted_[group][set] = hn::VecFromMask(F32(), shifted);
     }
-    rotate<kHeadDim, kInner>(I16(), core_matrix_, x);
-    pack(x, group);
   }
 
-  void pack(const V16* x, int group) {
+  // 8 values of every token, scaled, as floats: the first four, and the others.
+  template <DType kType, bool kOffsets>
+  HWY_INLINE void load_scaled(const Rows& from, int i, VF scale, hn::MFromD<F32> shifted, VF& low,
+                              VF& high) const {
+    const F32 d;
+    load_values<kType>(from.at, 8 * i, low, high);
+    if constexpr (kOffsets) {
+      const VF low_offset = hn::LoadDup128(d, offsets_ + 8 * i);
+      const VF high_offset = hn::LoadDup128(d, offsets_ + 8 * i + 4);
+      low = hn::Sub(low, hn::IfThenElseZero(shifted, low_offset));
+      high = hn::Sub(high, hn::IfThenElseZero(shifted, high_offset));
+    }
+    low = hn::Mul(low, scale);
+    high = hn::Mul(high, scale);
+  }
+
+  template <DType kType, bool kOffsets>
+  void encode_group(uint32_t token, int group) {
+    prefetch_ahead(run_, token, kGroupTokens);
+    V16 x[kCount * kSets];
+    for (int set = 0; set < kSets; ++set) {
+      const Rows from = rows(token, set);
+      const VF scale = scales_[group][set];
+      hn::MFromD<F32> shifted = {};
+      if (kOffsets) shifted = hn::MaskFromVec(shifted_[group][set]);
+      for (int i = 0; i < kCount; ++i) {
+        VF low, high;
+        load_scaled<kType, kOffsets>(from, i, scale, shifted, low, high);
+        x[kCount * set + i] = kOctets ? interleaved(low, high, i) : in_order(low, high, i);
+      }
+    }
+    if constexpr (kOctets) {
+      rotate_to_octets<kHeadDim, kSets>(x);
+      to_indices(x);
+      write_octets(x, token);
+    } else {
+      rotate<kHeadDim, kInner>(I16(), core_matrix_, x);
+      to_indices(x);
+      store_masks(x, group);
+    }
+  }
+
+  // Rounded, and times the signs of the diagonal. A sum's last bits are the integer.
+  HWY_INLINE V16 interleaved(VF low, VF high, int i) const {
+    const VF shift = hn::Set(F32(), kRoundingShift);
+    const auto low_bits = hn::BitCast(I32(), hn::Add(low, shift));
+    const auto high_bits = hn::ShiftLeft<16>(hn::BitCast(I32(), hn::Add(high, shift)));
+    const V16 whole = hn::OddEven(hn::BitCast(I16(), high_bits), hn::BitCast(I16(), low_bits));
+    return hn::Mul(whole, hn::LoadDup128(I16(), run_.rotation->interleaved_signs.data() + 8 * i));
+  }
+  HWY_INLINE V16 in_order(VF low, VF high, int i) const {
+    const V16 whole = hn::ReorderDemote2To(I16(), nearest(low), nearest(high));
+    return hn::Mul(whole, hn::LoadDup128(I16(), run_.rotation->signs.data() + 8 * i));
+  }
+
+  // In place.
+  void to_indices(V16* HWY_RESTRICT x) const {
     switch (run_.tables->bits) {
       case 1:
-        return pack_narrow<1>(x, group);
+        return to_narrow_indices<1>(x);
       case 2:
-        return pack_narrow<2>(x, group);
+        return to_narrow_indices<2>(x);
       case 3:
-        return pack_narrow<3>(x, group);
+        return to_narrow_indices<3>(x);
       case 4:
-        return pack_narrow<4>(x, group);
+        return to_narrow_indices<4>(x);
       case 5:
-        return pack_narrow<5>(x, group);
+        return to_narrow_indices<5>(x);
       default:
-        return pack_wide(x, group);
+        return to_wide_indices(x);
     }
   }
 
@@ -237,69 +299,106 @@ class Encoder {
     }
   }
 
-  template <int kBits>
-  struct Lanes {
-    V16 magnitude;
-    hn::MFromD<I16> negative;
-    hn::MFromD<I16> above[kBits];  // by plane, less one
-  };
-
-  // `thresholds`: of the positive half, those of plane p from 2^(p - 1) on.
+  // Plane by plane. `above`: of the planes before, less the first, which is the sign.
   template <int kPlane, int kBits>
-  static HWY_INLINE void pack_planes(Lanes<kBits>& lanes, const V16* thresholds, uint8_t* at) {
-    if constexpr (kPlane < kBits) {
-      auto& above = lanes.above[kPlane - 1];
-      above = hn::Gt(lanes.magnitude, pick<kPlane - 1>(thresholds, 1, lanes.above));
-      hn::StoreMaskBits(I16(), hn::Xor(above, lanes.negative), at + kPlane * sizeof(bits_[0]));
-      pack_planes<kPlane + 1>(lanes, thresholds, at);
+  static HWY_INLINE V16 search(V16 magnitude, const V16* thresholds, hn::MFromD<I16>* above) {
+    if constexpr (kPlane == kBits) {
+      return hn::Set(I16(), 1 << (kBits - 1));
+    } else {
+      auto& bit = above[kPlane - 1];
+      bit = hn::Gt(magnitude, pick<kPlane - 1>(thresholds, 1, above));
+      const V16 value = hn::IfThenElseZero(bit, hn::Set(I16(), 1 << (kBits - 1 - kPlane)));
+      return hn::Or(value, search<kPlane + 1, kBits>(magnitude, thresholds, above));
     }
   }
 
   template <int kBits>
-  HWY_INLINE void pack_narrow(const V16* HWY_RESTRICT x, int group) {
-    const I16 d;
-    // Less one, since integers have > but no >=.
+  HWY_INLINE void to_narrow_indices(V16* HWY_RESTRICT x) const {
     V16 thresholds[1 << (kBits - 1)];
-    for (int i = 1; i < (1 << (kBits - 1)); ++i) {
-      const int plane_start = 1 << hwy::FloorLog2(static_cast<uint32_t>(i));
-      const int16_t threshold = run_.tables->thresholds[2 * plane_start + i];
-      thresholds[i] = hn::Set(d, static_cast<int16_t>(threshold - 1));
-    }
-    for (int i = 0; i < kCount; ++i) {
-      uint8_t* at = bits_[0][group] + i * kTokens;
+    for (int i = 1; i < 1 << (kBits - 1); ++i) thresholds[i] = thresholds_[i];
+    for (int i = 0; i < kCount * kSets; ++i) {
       const V16 sign = hn::ShiftRight<15>(x[i]);
-      Lanes<kBits> lanes = {hn::Xor(x[i], sign), hn::MaskFromVec(sign), {}};
-      hn::StoreMaskBits(d, hn::Not(lanes.negative), at);
-      pack_planes<1>(lanes, thresholds, at);
+      hn::MFromD<I16> above[kBits];
+      const V16 index = search<1, kBits>(hn::Xor(x[i], sign), thresholds, above);
+      x[i] = hn::Xor(index, hn::And(sign, hn::Set(I16(), (1 << kBits) - 1)));
     }
   }
 
   // Any number of bits, with a gather, which there is for 32 bits only.
-  void pack_wide(const V16* HWY_RESTRICT x, int group) {
+  void to_wide_indices(V16* HWY_RESTRICT x) const {
     alignas(64) int32_t thresholds[kCodebookMaxSize];
     std::copy(run_.tables->thresholds.begin(), run_.tables->thresholds.end(), thresholds);
     const I32 d;
-    for (int i = 0; i < kCount; ++i) {
+    for (int i = 0; i < kCount * kSets; ++i) {
       const V32 low =
           hn::ShiftRight<16>(hn::BitCast(d, hn::InterleaveLower(I16(), hn::Zero(I16()), x[i])));
       const V32 high =
           hn::ShiftRight<16>(hn::BitCast(d, hn::InterleaveUpper(I16(), hn::Zero(I16()), x[i])));
       V32 low_index = hn::Zero(d), high_index = hn::Zero(d);
       for (int plane = 0; plane < run_.tables->bits; ++plane) {
-        const V32 low_bit = next_bit(thresholds, plane, low, low_index);
-        const V32 high_bit = next_bit(thresholds, plane, high, high_index);
-        const V16 bit = hn::ReorderDemote2To(I16(), low_bit, high_bit);
-        hn::StoreMaskBits(I16(), hn::Gt(bit, hn::Zero(I16())), bits_[plane][group] + i * kTokens);
+        low_index = with_next_bit(thresholds, plane, low, low_index);
+        high_index = with_next_bit(thresholds, plane, high, high_index);
+      }
+      x[i] = hn::ReorderDemote2To(I16(), low_index, high_index);
+    }
+  }
+
+  static HWY_INLINE V32 with_next_bit(const int32_t* thresholds, int plane, V32 value, V32 index) {
+    const I32 d;
+    const V32 threshold = hn::GatherIndex(d, thresholds, hn::Add(index, hn::Set(d, 1 << plane)));
+    const V32 bit = hn::IfThenElseZero(hn::Not(hn::Gt(threshold, value)), hn::Set(d, 1));
+    return hn::Add(hn::Add(index, index), bit);
+  }
+
+  // Indices as rotate_to_octets() has their values.
+  void write_octets(const V16* HWY_RESTRICT x, uint32_t token) const {
+    const U8 d8;
+    const int bits = run_.tables->bits;
+    // Bytes of the lower and of the upper 64 values are joined in turn, and parted at the end.
+    alignas(16) static constexpr uint8_t kPart[16] = {0, 2, 4, 6, 8, 10, 12, 14,
+                                                      1, 3, 5, 7, 9, 11, 13, 15};
+    const V8 part = hn::LoadDup128(d8, kPart);
+    for (int section = 0; section < (kHeadDim + 127) / 128; ++section) {
+      V8 low[8], high[8], planes[8];
+      for (int k = 0; k < 8; ++k) {
+        const V16* first = x + 16 * section + octet_register(k);
+        const V8 index = hn::BitCast(d8, hn::Or(first[0], hn::ShiftLeft<8>(first[8])));
+        low[k] = hn::And(index, hn::Set(d8, 0x0f));
+        high[k] = hn::And(shifted_right<4>(index), hn::Set(d8, 0x0f));
+      }
+      planes_of(low, planes);
+      if (bits > 4) planes_of(high, planes + 4);
+      for (int p = 0; p < bits; ++p) {
+        store_plane(hn::TableLookupBytes(planes[p], part), bits - 1 - p, token, section);
       }
     }
   }
 
-  static HWY_INLINE V32 next_bit(const int32_t* thresholds, int plane, V32 value, V32& index) {
-    const I32 d;
-    const V32 threshold = hn::GatherIndex(d, thresholds, hn::Add(index, hn::Set(d, 1 << plane)));
-    const V32 bit = hn::IfThenElseZero(hn::Not(hn::Gt(threshold, value)), hn::Set(d, 1));
-    index = hn::Add(hn::Add(index, index), bit);
-    return bit;
+  // 16 bytes of a plane in every block: of a token, or of two where they have 8 each.
+  HWY_INLINE void store_plane(V8 bytes, int plane, uint32_t token, int section) const {
+    const U8 d8;
+    std::byte* const first = run_.planes[plane];
+    if (kPlaneBytes <= 16 && token + kGroupTokens <= run_.token_count) {
+      hn::StoreU(bytes, d8, reinterpret_cast<uint8_t*>(first) + token * kPlaneBytes);
+    } else if constexpr (kPlaneBytes >= 16) {
+      const Rows to = rows_of(first, kPlaneBytes, token, run_.token_count);
+      scatter<16>(d8, bytes, to.at, 16 * section);
+    } else {
+      alignas(64) uint8_t buffer[kGroupTokens * kPlaneBytes];
+      hn::Store(bytes, d8, buffer);
+      std::memcpy(first + token * kPlaneBytes, buffer, (run_.token_count - token) * kPlaneBytes);
+    }
+  }
+
+  // For other head_dims: the masks of every plane.
+  HWY_INLINE void store_masks(const V16* HWY_RESTRICT x, int group) {
+    const int bits = run_.tables->bits;
+    for (int plane = 0; plane < bits; ++plane) {
+      const V16 bit = hn::Set(I16(), static_cast<int16_t>(1 << (bits - 1 - plane)));
+      for (int i = 0; i < kCount; ++i) {
+        hn::StoreMaskBits(I16(), hn::TestBit(x[i], bit), bits_[plane][group] + i * kTokens);
+      }
+    }
   }
 
   // The masks of a register hold a byte of every token; planes have a token's bytes together.
@@ -309,32 +408,10 @@ class Encoder {
       for (uint32_t t = 0; t < count; t += kTokens) {
         auto* out = reinterpret_cast<uint8_t*>(run_.planes[plane]) + (begin + t) * kPlaneBytes;
         const uint8_t* bits = bits_[plane][t / kTokens];
-        if (kTokens == 4 && kCount % 8 == 0 && t + kTokens <= count) {
-          write_four_tokens(bits, out);
-        } else {
-          for (uint32_t n = 0; n < kTokens && t + n < count; ++n) {
-            for (int i = 0; i < kCount; ++i) out[n * kPlaneBytes + i] = bits[i * kTokens + n];
-          }
+        for (uint32_t n = 0; n < kTokens && t + n < count; ++n) {
+          for (int i = 0; i < kCount; ++i) out[n * kPlaneBytes + i] = bits[i * kTokens + n];
         }
       }
-    }
-  }
-
-  // 8 bytes of each of 4 tokens at a time: first within 16 bytes, then 4-byte pieces of two.
-  static HWY_INLINE void write_four_tokens(const uint8_t* bits, uint8_t* out) {
-    const hn::CappedTag<uint8_t, 16> d;
-    const hn::Repartition<uint32_t, decltype(d)> d32;
-    alignas(16) static constexpr uint8_t kByToken[16] = {0, 4, 8,  12, 1, 5, 9,  13,
-                                                         2, 6, 10, 14, 3, 7, 11, 15};
-    const auto by_token = hn::Load(d, kByToken);
-    for (int i = 0; i < kCount; i += 8) {
-      const auto a = hn::BitCast(d32, hn::TableLookupBytes(hn::Load(d, bits + 4 * i), by_token));
-      const auto b =
-          hn::BitCast(d32, hn::TableLookupBytes(hn::Load(d, bits + 4 * i + 16), by_token));
-      uint64_t tokens[4];
-      hn::StoreU(hn::InterleaveLower(d32, a, b), d32, reinterpret_cast<uint32_t*>(tokens));
-      hn::StoreU(hn::InterleaveUpper(d32, a, b), d32, reinterpret_cast<uint32_t*>(tokens + 2));
-      for (int n = 0; n < 4; ++n) std::memcpy(out + n * kPlaneBytes + i, tokens + n, 8);
     }
   }
 
@@ -342,8 +419,12 @@ class Encoder {
   std::byte* const first_;
   const int8_t* core_matrix_;
   hn::VFromD<U32> worst_ = hn::Zero(U32());
+  V16 thresholds_[1 << (kNarrowPlanesMax - 1)];
+  VF scales_[kGroups][kSets];   // by measure_group() for encode_group()
+  VF shifted_[kGroups][kSets];  // all bits where the offset is removed
   alignas(64) float offsets_[kHeadDim];
-  alignas(64) uint8_t bits_[limits::kBitsMax][kGroups][(kCount * kTokens + 63) / 64 * 64];
+  static constexpr int kMaskBytes = kOctets ? 1 : (kCount * kTokens + 63) / 64 * 64;
+  alignas(64) uint8_t bits_[limits::kBitsMax][kGroups][kMaskBytes];
 };
 
 }  // namespace HWY_NAMESPACE

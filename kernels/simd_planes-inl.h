@@ -5,6 +5,9 @@
 // belongs to that value. This needs planes whose bytes fill whole blocks: head_dims that are powers
 // of two.
 //
+// Where two vectors of 64 values share a block, a group has two sets of tokens, the even and the
+// odd ones: sets take the place of the upper half of a vector of 128.
+//
 // Compiled once for every instruction set, by codec_simd.cc alone.
 
 #if defined(HADAL_KERNELS_SIMD_PLANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -21,6 +24,26 @@ namespace hadal {
 namespace HWY_NAMESPACE {
 
 using V8 = hn::VFromD<U8>;
+
+// How the tokens of a group lie for a head_dim.
+template <int kHeadDim, int kInner>
+struct GroupShape {
+  static constexpr bool kOctets = kInner == kHeadDim;  // as above; else by masks
+  static constexpr int kSets = kHeadDim == 64 ? 2 : 1;
+  static constexpr int kGroupTokens = kSets * kTokens;
+  static constexpr int kGroups = kBatch / kGroupTokens;
+
+  // The rows of a set's tokens, in a run whose values begin at `first`.
+  template <class Run>
+  static HWY_INLINE Rows rows(const Run& run, std::byte* first, uint32_t token, int set) {
+    Rows rows;
+    for (uint32_t t = 0; t < kTokens; ++t) {
+      const uint32_t row = std::min(token + t * kSets + set, run.token_count - 1);
+      rows.at[t] = first + row * run.token_stride_bytes;
+    }
+    return rows;
+  }
+};
 
 template <int kBits>
 HWY_INLINE V8 shifted_left(V8 v) {
@@ -53,6 +76,16 @@ HWY_INLINE void nibbles_of(const V8* HWY_RESTRICT planes, V8* HWY_RESTRICT nibbl
     nibbles[k] = hn::And(pairs[k], low);
     nibbles[k + 4] = hn::And(shifted_right<4>(pairs[k]), low);
   }
+}
+
+// The other way.
+HWY_INLINE void planes_of(const V8* HWY_RESTRICT nibbles, V8* HWY_RESTRICT planes) {
+  V8 pairs[4], even[2], odd[2];
+  for (int k = 0; k < 4; ++k) pairs[k] = hn::Or(nibbles[k], shifted_left<4>(nibbles[k + 4]));
+  swap_bits<2>(pairs[0], pairs[2], even[0], even[1]);
+  swap_bits<2>(pairs[1], pairs[3], odd[0], odd[1]);
+  swap_bits<1>(even[0], odd[0], planes[0], planes[1]);
+  swap_bits<1>(even[1], odd[1], planes[2], planes[3]);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -162,6 +162,33 @@ HWY_INLINE void rotate_octets(V16* HWY_RESTRICT x) {
   }
 }
 
+// All of W for a power of two. Before, lanes of register i have values 8i + 0 4 1 5 2 6 3 7; after,
+// value 64g + 8j + k is in lane j of register 8g + octet_register(k).
+template <int kHeadDim, int kSets>
+HWY_INLINE void rotate_to_octets(V16* HWY_RESTRICT x) {
+  butterflies_across<1, kHeadDim / 8, kHeadDim / 8 * kSets>(x);
+#pragma GCC unroll 4
+  for (int i = 0; i < kHeadDim / 8 * kSets; i += 8) {
+#pragma GCC unroll 4
+    for (int k = i; k < i + 8; k += 2) {
+      interleave<int16_t>(x[k], x[k + 1]);
+      butterfly(x[k], x[k + 1]);
+    }
+#pragma GCC unroll 4
+    for (int k = i; k < i + 4; ++k) {
+      interleave<int32_t>(x[k], x[k + 4]);
+      butterfly(x[k], x[k + 4]);
+    }
+#pragma GCC unroll 4
+    for (int n = 0; n < 4; ++n) {
+      const int k = i + n / 2 * 4 + n % 2;
+      interleave<int32_t>(x[k], x[k + 2]);
+      butterfly(x[k], x[k + 2]);
+    }
+  }
+}
+constexpr int octet_register(int k) { return k % 2 * 4 + k / 4 * 2 + k / 2 % 2; }
+
 // Sums of products of pairs.
 HWY_INLINE V32 multiply_pairs(V16 x, const int16_t* weights) {
   V32 unused = hn::Zero(I32());

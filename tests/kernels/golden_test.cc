@@ -96,7 +96,7 @@ TEST(GoldenFlags, ABlockIsRawBecauseOfNaN) {
   KvExample source(example_layout(DType::f16, 64, 64, 5));
   fill(source);
   const uint16_t nan = 0x7e00;
-  std::memcpy(source.keys[1].data() + 2 * 100, &nan, sizeof(nan));
+  std::memcpy(source.key_rows[1] + 2 * 100, &nan, sizeof(nan));
   const EncodeRequest request = request_for(source, 64);
   for (const CodecBackend backend : {CodecBackend::reference, CodecBackend::cpu}) {
     const auto codec = *Codec::create(source.layout, *parse_codec("k5v4"), backend);
