@@ -76,6 +76,7 @@ struct BlockIndex::Entry {
     }
     answer.state = BlockState::present;
     answer.generation = generation;
+    answer.token_digest = origin.token_digest;
     if (dram != nullptr) {
       answer.tier = Tier::dram;
       answer.bytes = dram->size_bytes();

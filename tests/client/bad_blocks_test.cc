@@ -26,18 +26,10 @@ using Bytes = std::vector<std::byte>;
 class LyingHandler final : public BlockHandler {
  public:
   LookupAnswer lookup(absl::Span<const BlockKey> keys, const LookupOptions&) override {
-    KeyAnswer answer;
-    answer.token_digest = stored_digest;
-    if (stored_digest != 0) answer.state = BlockState::present;
-    answer.precision = {Precision::kRawPlanes, Precision::kRawPlanes};
-    return {std::vector<KeyAnswer>(keys.size(), answer), 0};
+    return {std::vector<KeyAnswer>(keys.size()), 0};
   }
   void release(uint64_t) override {}
-  absl::StatusOr<PutSlot> reserve(const PutOffer& offer) override {
-    ++offers;
-    if (stored_digest != 0 && offer.token_digest != stored_digest) {
-      return absl::FailedPreconditionError("key holds other tokens");
-    }
+  absl::StatusOr<PutSlot> reserve(const PutOffer&) override {
     return absl::UnavailableError("it takes no puts");
   }
   absl::Status commit(uint64_t) override { return absl::OkStatus(); }
@@ -68,8 +60,6 @@ class LyingHandler final : public BlockHandler {
 
   std::atomic<uint8_t> dropped_planes{0};
   std::atomic<int> reports{0};
-  std::atomic<int> offers{0};
-  std::atomic<uint64_t> stored_digest{0};  // of every key, as it says; 0: none is stored
 
  private:
   std::mutex mutex_;
@@ -164,31 +154,6 @@ struct BadBlock {
   const char* name;
   std::function<void(Bytes&)> spoil;
 };
-
-TEST_P(BadBlocksTest, PutOfOtherTokensIsTheNodesRefusalAndNoDuplicate) {
-  handler_.stored_digest = 7;
-  const auto put = [this](uint64_t digest) {
-    BlockPut put;
-    put.hash = hash_of("a");
-    put.pages = kv_.pages();
-    put.token_count = small_layout().block_tokens;
-    put.token_digest = digest;
-    RequestOptions options;
-    options.timeout = absl::Seconds(10);
-    const RequestId id = client_->put(layout_, {put}, options).value();
-    return client_->wait(id).value().keys[0];
-  };
-  for (const uint64_t same : {0, 7}) {  // unknown, and known to be the same
-    const KeyResult stored = put(same);
-    EXPECT_TRUE(stored.status.ok() && stored.duplicate) << stored.status;
-  }
-  EXPECT_EQ(handler_.offers, 0);
-  const KeyResult other = put(8);
-  EXPECT_TRUE(absl::IsFailedPrecondition(other.status)) << other.status;
-  EXPECT_NE(other.status.message().find("key holds other tokens"), absl::string_view::npos);
-  EXPECT_EQ(handler_.offers, 1);
-  EXPECT_EQ(client_->stats().keys_put_failed, 1u);
-}
 
 TEST_P(BadBlocksTest, EveryKindIsACountedMissThatWritesNothing) {
   KvBuffer longer(longer_layout());

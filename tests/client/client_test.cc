@@ -310,6 +310,32 @@ TEST_F(ClientTest, PutSaysWhereItsBlockStands) {
   EXPECT_EQ(offer.route, root);
 }
 
+TEST_F(ClientTest, OtherTokensUnderAKeyAreNeitherADuplicateNorAHit) {
+  KvBuffer kv(small_layout());
+  kv.fill_random(3);
+  const auto put_of = [&](uint64_t digest) {
+    BlockPut put = block_put("a", kv);
+    put.token_digest = digest;
+    return finish(client_->put(layout_, {put}, options())).keys.at(0);
+  };
+  const auto get_of = [&](uint64_t digest) {
+    BlockGet get = block_get("a", kv);
+    get.token_digest = digest;
+    return finish(client_->get(layout_, {get}, options())).keys.at(0).status;
+  };
+  EXPECT_FALSE(put_of(7).duplicate);
+  for (const uint64_t same : {0, 7}) {  // unknown, and known to be the same
+    const KeyResult stored = put_of(same);
+    EXPECT_TRUE(stored.status.ok() && stored.duplicate) << stored.status;
+    EXPECT_TRUE(get_of(same).ok());
+  }
+  const KeyResult other = put_of(8);
+  EXPECT_TRUE(absl::IsFailedPrecondition(other.status)) << other.status;
+  EXPECT_NE(other.status.message().find("holds other tokens"), absl::string_view::npos);
+  EXPECT_TRUE(absl::IsNotFound(get_of(8)));
+  EXPECT_EQ(client_->stats().keys_put_failed, 1u);
+}
+
 TEST_F(ClientTest, GetSaysWhatTokensItWants) {
   KvBuffer kv(small_layout());
   BlockGet get = block_get("a", kv);
