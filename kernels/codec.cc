@@ -126,9 +126,9 @@ const PlanCodec& implementation(const Codec& codec) { return static_cast<const P
 template <typename Run>
 void look_ahead(const BlockPlan& plan, const KvSidePages& pages, const RunIndex& index, Run& run) {
   if (index.layer + 1 == plan.layout().layer_count) return;
-  run.ahead_bytes =
+  const size_t bytes =
       size_t{run.token_count} * run.rotation->head_dim * dtype_bytes(plan.layout().dtype);
-  run.ahead = pages.layers[index.layer + 1] + size_t(index.head) * run.ahead_bytes;
+  run.ahead = pages.layers[index.layer + 1] + size_t(index.head) * bytes;
 }
 
 bool encode_side(const PlanCodec& codec, const BlockPlan& plan, const KvSidePages& pages,

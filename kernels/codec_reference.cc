@@ -62,10 +62,22 @@ void store(std::byte* at, float value, DType dtype) {
 float bf16_value(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
 uint16_t bf16_of(float value) { return bf16_from_bits(std::bit_cast<uint32_t>(value)); }
 
+// Squares of the values that are `residue` modulo 4 in `count` runs of 16.
+float sum_runs(const float* run, int count, int residue) {
+  if (count > 1) {
+    const int left = largest_power_below(count);
+    return sum_runs(run, left, residue) + sum_runs(run + 16 * left, count - left, residue);
+  }
+  const auto square = [&](int i) { return run[residue + i] * run[residue + i]; };
+  return (square(0) + square(8)) + (square(4) + square(12));
+}
+
+// In an order that suits registers of 4 to 16 floats and GPU threads of 16 or 32 values each: all
+// backends add the same pairs, so that they round alike.
 float squared_length(const std::vector<float>& values) {
-  float lanes[kSumLanes] = {};
-  for (size_t i = 0; i < values.size(); ++i) lanes[i % kSumLanes] += values[i] * values[i];
-  return sum_lanes(lanes);
+  const int runs = static_cast<int>(values.size()) / 16;
+  const auto sum = [&](int residue) { return sum_runs(values.data(), runs, residue); };
+  return (sum(0) + sum(2)) + (sum(1) + sum(3));
 }
 
 void butterflies(const Rotation& rotation, int stride, std::vector<int32_t>& v) {

@@ -194,13 +194,6 @@ HWY_INLINE void prefetch(const std::byte* at, size_t bytes) {
   for (size_t i = 0; i < bytes; i += kLineBytes) hwy::Prefetch(at + i);
 }
 
-// A group's share of its run's share of what comes next.
-template <class Run>
-HWY_INLINE void prefetch_ahead(const Run& run, uint32_t token, int group_tokens) {
-  const size_t bytes = run.ahead_bytes / run.token_count;
-  prefetch(run.ahead + token * bytes, group_tokens * bytes);
-}
-
 // Sum of the lanes of each block, in each of its lanes.
 template <class D>
 HWY_INLINE hn::VFromD<D> sum_of_block(D, hn::VFromD<D> v) {

@@ -26,7 +26,10 @@ class Decoder {
     for (int i = 0; i < rotation.core * rotation.core && rotation.core > 1; ++i) {
       transposed_[i % rotation.core * rotation.core + i / rotation.core] = rotation.core_matrix[i];
     }
+    // Of the next run; planes are fetched as they are read.
+    prefetch(reinterpret_cast<const std::byte*>(run.norms + run.token_count), 2 * run.token_count);
     if (run.offsets == nullptr) return;
+    prefetch(reinterpret_cast<const std::byte*>(run.offsets + kHeadDim), 2 * kHeadDim);
     for (int i = 0; i < kHeadDim; ++i) {
       const uint32_t bits = uint32_t{run.offsets[i]} << 16;
       std::memcpy(&offsets_[even_odd(i)], &bits, sizeof(bits));
@@ -257,7 +260,10 @@ class Decoder {
 
   template <DType kType, bool kOffsets>
   HWY_INLINE void store_group(uint32_t token, int group) const {
-    if (!stream_) prefetch_ahead(run_, token, kGroupTokens);
+    if (!stream_ && run_.ahead != nullptr) {
+      constexpr size_t kTokenBytes = kHeadDim * bytes_of(kType);
+      prefetch(run_.ahead + token * kTokenBytes, kGroupTokens * kTokenBytes);
+    }
     const U32 d32;
     for (int set = 0; set < kSets; ++set) {
       const Rows to = Shape::rows(run_, run_.values, token, set);

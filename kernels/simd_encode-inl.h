@@ -106,34 +106,49 @@ class Encoder {
     return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(U32(), bits)));
   }
 
-  // Squared lengths of a group's vectors, in all lanes of their blocks. Value i adds to lane i % 16
-  // of four registers, in the order of sum_lanes().
-  struct LaneSums {
-    VF lanes[4];
-    HWY_INLINE LaneSums() {
-      for (VF& sum : lanes) sum = hn::Zero(F32());
-    }
-    // Of an even register (kOdd 0) or an odd one.
-    template <int kOdd>
-    HWY_INLINE void add(VF low, VF high) {
-      lanes[2 * kOdd] = hn::Add(lanes[2 * kOdd], hn::Mul(low, low));
-      lanes[2 * kOdd + 1] = hn::Add(lanes[2 * kOdd + 1], hn::Mul(high, high));
-    }
-    HWY_INLINE VF total() const {
-      return sum_of_block(F32(), hn::Add(hn::Add(lanes[0], lanes[2]), hn::Add(lanes[1], lanes[3])));
-    }
+  // Squares of vectors and of what is left without their offsets, added up as squared_length()
+  // says.
+  struct Sums {
+    VF whole, residual;
   };
 
-  template <DType kType, bool kOffsets, int kOdd>
-  HWY_INLINE void measure(const Rows& from, int i, LaneSums& sums, LaneSums& residuals) const {
-    const F32 d;
-    VF low, high;
-    load_values<kType>(from.at, 8 * i, low, high);
-    sums.template add<kOdd>(low, high);
-    if constexpr (kOffsets) {
-      residuals.template add<kOdd>(hn::Sub(low, hn::LoadDup128(d, offsets_ + 8 * i)),
-                                   hn::Sub(high, hn::LoadDup128(d, offsets_ + 8 * i + 4)));
+  static HWY_INLINE VF squares_of_run(const VF* x) {
+    const auto square = [](VF v) HWY_ATTR { return hn::Mul(v, v); };
+    return hn::Add(hn::Add(square(x[0]), square(x[2])), hn::Add(square(x[1]), square(x[3])));
+  }
+
+  // Of kRuns runs of 16 values, by their residue modulo 4.
+  template <DType kType, bool kOffsets, int kFirst, int kRuns>
+  HWY_INLINE Sums sum_runs(const Rows& from) const {
+    Sums sums = {hn::Zero(F32()), hn::Zero(F32())};
+    if constexpr (kRuns == 1) {
+      VF x[4];
+      load_values<kType>(from.at, 16 * kFirst, x[0], x[1]);
+      load_values<kType>(from.at, 16 * kFirst + 8, x[2], x[3]);
+      sums.whole = squares_of_run(x);
+      if constexpr (kOffsets) {
+        for (int k = 0; k < 4; ++k) {
+          x[k] = hn::Sub(x[k], hn::LoadDup128(F32(), offsets_ + 16 * kFirst + 4 * k));
+        }
+        sums.residual = squares_of_run(x);
+      }
+    } else {
+      constexpr int kLeft = largest_power_below(kRuns);
+      const Sums left = sum_runs<kType, kOffsets, kFirst, kLeft>(from);
+      const Sums right = sum_runs<kType, kOffsets, kFirst + kLeft, kRuns - kLeft>(from);
+      sums.whole = hn::Add(left.whole, right.whole);
+      if constexpr (kOffsets) sums.residual = hn::Add(left.residual, right.residual);
     }
+    return sums;
+  }
+
+  // Squared lengths, in all lanes of their vectors' blocks.
+  template <DType kType, bool kOffsets>
+  HWY_INLINE Sums squared_lengths(const Rows& from) const {
+    Sums sums = sum_runs<kType, kOffsets, 0, kHeadDim / 16>(from);
+    sums.whole = sum_of_block(F32(), sums.whole);
+    if constexpr (kOffsets) sums.residual = sum_of_block(F32(), sums.residual);
+    return sums;
   }
 
   // Nearest integer, ties to even, of less than 2^22: its bits are the last of the sum's.
@@ -147,12 +162,7 @@ class Encoder {
   void exact_tokens() {
     for (uint32_t token = 0; token < run_.exact_token_count; token += kTokens) {
       const Rows from = rows_of(first_, run_.token_stride_bytes, token, run_.exact_token_count);
-      LaneSums sums, unused;
-      for (int i = 0; i < kCount; i += 2) {
-        measure<kType, false, 0>(from, i, sums, unused);
-        measure<kType, false, 1>(from, i + 1, sums, unused);
-      }
-      remember_worst(sums.total());
+      remember_worst(squared_lengths<kType, false>(from).whole);
     }
     std::memset(run_.norms, 0, run_.exact_token_count * sizeof(uint16_t));
     for (int plane = 0; plane < run_.tables->bits; ++plane) {
@@ -200,14 +210,9 @@ class Encoder {
   void measure_group(uint32_t token, int group) {
     for (int set = 0; set < kSets; ++set) {
       const Rows from = rows(token, set);
-      LaneSums sums, residual_sums;
-      for (int i = 0; i < kCount; i += 2) {
-        measure<kType, kOffsets, 0>(from, i, sums, residual_sums);
-        measure<kType, kOffsets, 1>(from, i + 1, sums, residual_sums);
-      }
+      const Sums sums = squared_lengths<kType, kOffsets>(from);
       hn::MFromD<F32> shifted = {};
-      const VF residual = kOffsets ? residual_sums.total() : hn::Zero(F32());
-      scales_[group][set] = norms<kOffsets>(token + set, sums.total(), residual, shifted);
+      scales_[group][set] = norms<kOffsets>(token + set, sums.whole, sums.residual, shifted);
       if (kOffsets) shifted_[group][set] = hn::VecFromMask(F32(), shifted);
     }
   }
@@ -230,14 +235,17 @@ class Encoder {
 
   template <DType kType, bool kOffsets>
   void encode_group(uint32_t token, int group) {
-    prefetch_ahead(run_, token, kGroupTokens);
+    // A line or two at a time, so that reading ahead never waits for its turn.
+    constexpr size_t kAheadBytes = 8 * bytes_of(kType) * kTokens;
+    size_t ahead = token * kHeadDim * bytes_of(kType);
     V16 x[kCount * kSets];
     for (int set = 0; set < kSets; ++set) {
       const Rows from = rows(token, set);
       const VF scale = scales_[group][set];
       hn::MFromD<F32> shifted = {};
       if (kOffsets) shifted = hn::MaskFromVec(shifted_[group][set]);
-      for (int i = 0; i < kCount; ++i) {
+      for (int i = 0; i < kCount; ++i, ahead += kAheadBytes) {
+        if (run_.ahead != nullptr) prefetch(run_.ahead + ahead, kAheadBytes);
         VF low, high;
         load_scaled<kType, kOffsets>(from, i, scale, shifted, low, high);
         x[kCount * set + i] = kOctets ? interleaved(low, high, i) : in_order(low, high, i);

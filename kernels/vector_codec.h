@@ -16,9 +16,9 @@ namespace hadal {
 
 struct EncodeRun {
   const std::byte* values = nullptr;  // of token 0; value i at + i * dtype_bytes
-  // This run's share of the layer that follows, to be fetched ahead; only a hint.
+  // As many bytes as this run has, its share of the layer that follows, to be fetched ahead; only a
+  // hint. Null: none.
   const std::byte* ahead = nullptr;
-  size_t ahead_bytes = 0;
   size_t token_stride_bytes = 0;
   DType dtype = DType::f16;
   uint32_t token_count = 0;
@@ -32,9 +32,7 @@ struct EncodeRun {
 
 struct DecodeRun {
   std::byte* values = nullptr;
-  // This run's share of the layer that will be written next; only a hint.
-  const std::byte* ahead = nullptr;
-  size_t ahead_bytes = 0;
+  const std::byte* ahead = nullptr;  // the same of the layer that will be written next
   size_t token_stride_bytes = 0;
   DType dtype = DType::f16;
   uint32_t token_count = 0;
@@ -72,14 +70,11 @@ inline constexpr uint16_t kNormOffsetFlag = 0x8000;
 inline constexpr float kNormMin = 0x1.0p-64f;  // a shorter vector is stored as zero
 inline constexpr float kHalfMax = 65504.0f;  // decoded f16 values are clamped: never a new infinity
 
-// Sums run over 16 lanes (value i in lane i % 16) that are then added as a tree, in every backend,
-// so that all compute the same bits.
-inline constexpr int kSumLanes = 16;
-inline float sum_lanes(float* lanes) {
-  for (int step = kSumLanes / 2; step >= 1; step /= 2) {
-    for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
-  }
-  return lanes[0];
+// How sums are halved: the largest power of two below `count`, which is at least 2.
+constexpr int largest_power_below(int count) {
+  int power = 1;
+  while (2 * power < count) power *= 2;
+  return power;
 }
 
 }  // namespace hadal
