@@ -17,7 +17,6 @@ constexpr double kLloydTolerance = 1e-10;
 // Most that quantising lengthens a vector: every coordinate 1, on the edge of a 2-bit cell whose
 // centroid is 1.54. A rotated sum is at most sqrt(d) |z|, so it stays below d times this.
 constexpr double kLengtheningMax = 1.56;
-constexpr int kWideScale = 6000;  // of centroids that decode in floats: 8 bits end at 5.2
 
 double density(double x) {
   return std::isinf(x) ? 0 : std::exp(-0.5 * x * x) / std::sqrt(2 * M_PI);
@@ -90,6 +89,10 @@ Codebook make(int bits) {
       book.centroids[plane][i] = mean;
       book.distortion[plane] += cell_error(a, b, mean);
     }
+    // Exactly symmetric, as the edges are.
+    for (int i = 0; i < (1 << plane); ++i) {
+      book.centroids[plane][i] = -book.centroids[plane][(2 << plane) - 1 - i];
+    }
   }
   return book;
 }
@@ -114,7 +117,9 @@ CodeTables CodeTables::make(int bits, int head_dim) {
         static_cast<int16_t>(std::lround(book.thresholds[i] * tables.input_scale));
   }
   for (int planes = 1; planes <= bits; ++planes) {
-    const int scale = planes <= kNarrowPlanesMax ? narrow_scale : kWideScale;
+    const double largest = book.centroids[planes - 1][(1 << planes) - 1];
+    const int wide_scale = static_cast<int>((std::sqrt(INT32_MAX / head_dim) - 1) / largest);
+    const int scale = planes <= kNarrowPlanesMax ? narrow_scale : wide_scale;
     for (int i = 0; i < (1 << planes); ++i) {
       tables.centroids[planes - 1][i] =
           static_cast<int16_t>(std::lround(book.centroids[planes - 1][i] * scale));

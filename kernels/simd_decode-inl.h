@@ -49,8 +49,12 @@ class Decoder {
         return decode_narrow<4, kType>();
       case 5:
         return decode_narrow<5, kType>();
+      case 6:
+        return decode_wide<6, kType>();
+      case 7:
+        return decode_wide<7, kType>();
       default:
-        return decode_wide<kType>();
+        return decode_wide<8, kType>();
     }
   }
 
@@ -96,6 +100,41 @@ class Decoder {
       }
       first = hn::BitCast(I16(), hn::InterleaveLower(U8(), low_bytes, high_bytes));
       second = hn::BitCast(I16(), hn::InterleaveUpper(U8(), low_bytes, high_bytes));
+    }
+  };
+
+  // Looks 64 to 256 integers up that are symmetric: the upper half, in tables of 16.
+  template <int kPlanes>
+  struct WideCentroids {
+    static constexpr int kTables = 1 << (kPlanes - 5);
+    alignas(16) uint8_t bytes[2][kTables][16];  // low and high
+
+    explicit WideCentroids(const int16_t* centroids) {
+      for (int i = 0; i < 16 * kTables; ++i) {
+        const auto word = static_cast<uint16_t>(centroids[16 * kTables + i]);
+        bytes[0][i / 16][i % 16] = static_cast<uint8_t>(word);
+        bytes[1][i / 16][i % 16] = static_cast<uint8_t>(word >> 8);
+      }
+    }
+
+    HWY_INLINE void lookup(V8 index, V16& first, V16& second) const {
+      const U8 d8;
+      const auto positive = hn::TestBit(index, hn::Set(d8, 16 * kTables));
+      const V8 negative = hn::AndNot(hn::VecFromMask(d8, positive), hn::Set(d8, 0xff));
+      const V8 entry = hn::Xor(index, negative);
+      const V8 within = hn::And(entry, hn::Set(d8, 0x0f));
+      const V8 low = lookup_bytes<kTables>(bytes[0], within, entry);
+      const V8 high = lookup_bytes<kTables>(bytes[1], within, entry);
+      const auto join = [&](V8 a, V8 b, bool upper) HWY_ATTR {
+        return hn::BitCast(I16(),
+                           upper ? hn::InterleaveUpper(d8, a, b) : hn::InterleaveLower(d8, a, b));
+      };
+      const auto with_sign = [&](bool upper) HWY_ATTR {
+        const V16 sign = join(negative, negative, upper);
+        return hn::Sub(hn::Xor(join(low, high, upper), sign), sign);
+      };
+      first = with_sign(false);
+      second = with_sign(true);
     }
   };
 
@@ -215,22 +254,28 @@ class Decoder {
   }
 
   // Two passes over each batch, so that no group waits for its own square roots and divisions.
-  template <int kPlanes, DType kType>
-  void decode_narrow() {
-    const Centroids<kPlanes> centroids(run_.tables->centroids[kPlanes - 1].data());
+  template <class Rotate, class Store>
+  HWY_INLINE void in_batches(const Rotate& rotate_one, const Store& store_one) {
     for (uint32_t begin = run_.exact_token_count; begin < run_.token_count; begin += kBatch) {
       prepare(begin);
       const uint32_t left = (run_.token_count - begin + kGroupTokens - 1) / kGroupTokens;
       const int groups = static_cast<int>(std::min<uint32_t>(kGroups, left));
       for (int group = 0; group < groups; ++group) {
-        rotate_group<kPlanes>(begin + group * kGroupTokens, group, centroids);
+        rotate_one(begin + group * kGroupTokens, group);
       }
-      for (int group = 0; group < groups; ++group) {
-        const uint32_t token = begin + group * kGroupTokens;
-        run_.offsets != nullptr ? store_group<kType, true>(token, group)
-                                : store_group<kType, false>(token, group);
-      }
+      for (int group = 0; group < groups; ++group) store_one(begin + group * kGroupTokens, group);
     }
+  }
+
+  template <int kPlanes, DType kType>
+  void decode_narrow() {
+    const Centroids<kPlanes> centroids(run_.tables->centroids[kPlanes - 1].data());
+    in_batches([&](uint32_t token, int group)
+                   HWY_ATTR { rotate_group<kPlanes>(token, group, centroids); },
+               [&](uint32_t token, int group) HWY_ATTR {
+                 run_.offsets != nullptr ? store_group<kType, true, false>(token, group)
+                                         : store_group<kType, false, false>(token, group);
+               });
   }
 
   template <int kPlanes>
@@ -245,6 +290,10 @@ class Decoder {
       rotate_pairs<kHeadDim, kInner>(transposed_, x);
     }
     for (int i = 0; i < kCount * kSets; ++i) rotated_[group][i] = x[i];
+    remember_scales(group, squares);
+  }
+
+  HWY_INLINE void remember_scales(int group, const Squares& squares) {
     // Four copies of a token's norm, in its block.
     alignas(64) static constexpr int32_t kOwnToken[16] = {0, 0, 0, 0, 1, 1, 1, 1,
                                                           2, 2, 2, 2, 3, 3, 3, 3};
@@ -258,7 +307,7 @@ class Decoder {
     }
   }
 
-  template <DType kType, bool kOffsets>
+  template <DType kType, bool kOffsets, bool kWide>
   HWY_INLINE void store_group(uint32_t token, int group) const {
     if (!stream_ && run_.ahead != nullptr) {
       constexpr size_t kTokenBytes = kHeadDim * bytes_of(kType);
@@ -268,14 +317,38 @@ class Decoder {
     for (int set = 0; set < kSets; ++set) {
       const Rows to = Shape::rows(run_, run_.values, token, set);
       const auto flagged = hn::Ne(flagged_[group][set], hn::Zero(d32));
-      store_set<kType, kOffsets>(rotated_[group] + kCount * set, scales_[group][set],
-                                 hn::RebindMask(F32(), flagged), to);
+      const auto rotated = [&] {
+        if constexpr (kWide) {
+          return Wide{{wide_[group][0] + kCount * set, wide_[group][1] + kCount * set}};
+        } else {
+          return Narrow{rotated_[group] + kCount * set};
+        }
+      }();
+      store_set<kType, kOffsets>(rotated, scales_[group][set], hn::RebindMask(F32(), flagged), to);
     }
   }
 
+  // A rotated vector of every token. integers() are the values that are even or odd (k % 2) and in
+  // the lower or upper half (k / 2) of 16 from 8i on.
+  struct Narrow {
+    const V16* x;  // as rotate_pairs() leaves them
+    HWY_INLINE V32 integers(const int16_t* weights, int i, int k) const {
+      return multiply_pairs(x[i + k % 2], weights + 16 * i + 8 * k);
+    }
+  };
+  struct Wide {
+    const V32* halves[2];  // as rotate_wide_octets() leaves them
+    HWY_INLINE V32 integers(const int16_t* weights, int i, int k) const {
+      // The sign is that of the first weight.
+      const V32 pairs = hn::BitCast(I32(), hn::LoadDup128(I16(), weights + 16 * i + 8 * k));
+      const V32 sign = hn::ShiftRight<31>(hn::ShiftLeft<16>(pairs));
+      return hn::Sub(hn::Xor(halves[k / 2][i + k % 2], sign), sign);
+    }
+  };
+
   // A few registers at a time, so that stores come between arithmetic.
-  template <DType kType, bool kOffsets>
-  HWY_INLINE void store_set(const V16* HWY_RESTRICT x, VF scale, hn::MFromD<F32> shifted,
+  template <DType kType, bool kOffsets, class Rotated>
+  HWY_INLINE void store_set(const Rotated& x, VF scale, hn::MFromD<F32> shifted,
                             const Rows& to) const {
     constexpr int kStep = std::max(2, kTokens);
     constexpr int kRest = kCount % kStep;
@@ -283,27 +356,27 @@ class Decoder {
     V16 blocks[kStep * kBlocksEach];
     for (int i = 0; i + kStep <= kCount; i += kStep) {
       for (int n = 0; n < kStep; n += 2) {
-        values_of<kType, kOffsets>(x + i + n, i + n, scale, shifted, blocks + kBlocksEach * n);
+        values_of<kType, kOffsets>(x, i + n, scale, shifted, blocks + kBlocksEach * n);
       }
       store_blocks<kStep * kBlocksEach>(blocks, to, 16 * kBlocksEach * i, stream_);
     }
     if constexpr (kRest != 0) {
       const int i = kCount - kRest;
-      values_of<kType, kOffsets>(x + i, i, scale, shifted, blocks);
+      values_of<kType, kOffsets>(x, i, scale, shifted, blocks);
       store_blocks<kRest * kBlocksEach>(blocks, to, 16 * kBlocksEach * i, stream_);
     }
   }
 
-  // Of two registers as rotate_pairs() leaves them.
-  template <DType kType, bool kOffsets>
-  HWY_INLINE void values_of(const V16* HWY_RESTRICT x, int i, VF scale, hn::MFromD<F32> shifted,
+  // 16 of every token, from 8i on.
+  template <DType kType, bool kOffsets, class Rotated>
+  HWY_INLINE void values_of(const Rotated& x, int i, VF scale, hn::MFromD<F32> shifted,
                             V16* HWY_RESTRICT blocks) const {
     const F32 d;
     constexpr int kBlocksEach = kType == DType::f32 ? 2 : 1;
     VF values[4];
     for (int k = 0; k < 4; ++k) {
-      const int16_t* weights = run_.rotation->last_weights.data() + 16 * i + 8 * k;
-      values[k] = hn::Mul(hn::ConvertTo(d, multiply_pairs(x[k % 2], weights)), scale);
+      const V32 integers = x.integers(run_.rotation->last_weights.data(), i, k);
+      values[k] = hn::Mul(hn::ConvertTo(d, integers), scale);
       if constexpr (kOffsets) {
         const VF offset = hn::LoadDup128(d, offsets_ + 8 * i + 4 * k);
         values[k] = hn::Add(values[k], hn::IfThenElseZero(shifted, offset));
@@ -313,9 +386,52 @@ class Decoder {
     to_blocks<kType>(values[2], values[3], blocks + kBlocksEach);
   }
 
-  // 6 to 8 planes: what 16 bits cannot hold. One token at a time, in 32.
-  template <DType kType>
+  // 6 to 8 planes: what 16 bits cannot hold.
+  template <int kPlanes, DType kType>
   void decode_wide() {
+    if constexpr (kOctets) {
+      const WideCentroids<kPlanes> centroids(run_.tables->centroids[kPlanes - 1].data());
+      in_batches([&](uint32_t token, int group)
+                     HWY_ATTR { rotate_wide_group<kPlanes>(token, group, centroids); },
+                 [&](uint32_t token, int group) HWY_ATTR {
+                   run_.offsets != nullptr ? store_group<kType, true, true>(token, group)
+                                           : store_group<kType, false, true>(token, group);
+                 });
+    } else {
+      decode_one_by_one<kType>();
+    }
+  }
+
+  template <int kPlanes>
+  HWY_INLINE void rotate_wide_group(uint32_t token, int group,
+                                    const WideCentroids<kPlanes>& centroids) {
+    Squares squares;
+    for (int section = 0; section < (kHeadDim + 127) / 128; ++section) {
+      V8 low_planes[4], high_planes[4], low[8], high[8];
+      for (int p = 0; p < 4; ++p) {
+        low_planes[p] = load_plane(kPlanes - 1 - p, token, section);
+        high_planes[p] =
+            p + 4 < kPlanes ? load_plane(kPlanes - 5 - p, token, section) : hn::Zero(U8());
+      }
+      nibbles_of(low_planes, low);
+      nibbles_of(high_planes, high);
+      for (int k = 0; k < 8; ++k) {
+        V16 first, second;
+        centroids.lookup(hn::Or(low[k], shifted_left<4>(high[k])), first, second);
+        squares.add(0, first);
+        squares.add(1, second);
+        const int at = 16 * section + k;
+        butterfly_of_pairs(first, wide_[group][0][at], wide_[group][1][at]);
+        butterfly_of_pairs(second, wide_[group][0][at + 8], wide_[group][1][at + 8]);
+      }
+    }
+    for (V32* half : {wide_[group][0], wide_[group][1]}) rotate_wide_octets<kHeadDim, kSets>(half);
+    remember_scales(group, squares);
+  }
+
+  // For other head_dims: one token at a time.
+  template <DType kType>
+  void decode_one_by_one() {
     const hn::CappedTag<int32_t, 4> d;
     alignas(64) int32_t values[kHeadDim];
     const auto& centroids = run_.tables->centroids[run_.plane_count - 1];
@@ -368,7 +484,8 @@ class Decoder {
   const DecodeRun& run_;
   const bool stream_;
   alignas(64) uint16_t words_[kNarrowPlanesMax][kGroups][kOctets ? 1 : kHeadDim / 16 * kTokens];
-  V16 rotated_[kGroups][kCount * kSets];  // by rotate_group() for store_group()
+  V16 rotated_[kGroups][kCount * kSets];                // by rotate_group() for store_group()
+  V32 wide_[kOctets ? kGroups : 1][2][kCount * kSets];  // the same by rotate_wide_group()
   VF scales_[kGroups][kSets];
   hn::VFromD<U32> flagged_[kGroups][kSets];
   alignas(16) uint32_t norms_[kGroups][kSets][4] = {};

@@ -22,13 +22,17 @@ class Encoder {
  public:
   explicit Encoder(const EncodeRun& run) : run_(run), first_(const_cast<std::byte*>(run.values)) {
     core_matrix_ = run.rotation->core_matrix.data();
-    if (run.tables->bits > kNarrowPlanesMax) return;
     // Of the positive half, those of plane p from 2^(p - 1) on. Less one, since integers have > but
     // no >=.
     for (int i = 1; i < 1 << (run.tables->bits - 1); ++i) {
       const int plane_start = 1 << hwy::FloorLog2(static_cast<uint32_t>(i));
-      const int16_t threshold = run.tables->thresholds[2 * plane_start + i];
-      thresholds_[i] = hn::Set(I16(), static_cast<int16_t>(threshold - 1));
+      const auto threshold = static_cast<int16_t>(run.tables->thresholds[2 * plane_start + i] - 1);
+      if (i < kThresholdsInRegisters) {
+        thresholds_[i] = hn::Set(I16(), threshold);
+      } else {
+        threshold_bytes_[0][i / 16][i % 16] = static_cast<uint8_t>(threshold);
+        threshold_bytes_[1][i / 16][i % 16] = static_cast<uint8_t>(threshold >> 8);
+      }
     }
   }
 
@@ -288,8 +292,12 @@ class Encoder {
         return to_narrow_indices<4>(x);
       case 5:
         return to_narrow_indices<5>(x);
+      case 6:
+        return to_wide_indices<6>(x);
+      case 7:
+        return to_wide_indices<7>(x);
       default:
-        return to_wide_indices(x);
+        return to_wide_indices<8>(x);
     }
   }
 
@@ -332,30 +340,51 @@ class Encoder {
     }
   }
 
-  // Any number of bits, with a gather, which there is for 32 bits only.
-  void to_wide_indices(V16* HWY_RESTRICT x) const {
-    alignas(64) int32_t thresholds[kCodebookMaxSize];
-    std::copy(run_.tables->thresholds.begin(), run_.tables->thresholds.end(), thresholds);
-    const I32 d;
-    for (int i = 0; i < kCount * kSets; ++i) {
-      const V32 low =
-          hn::ShiftRight<16>(hn::BitCast(d, hn::InterleaveLower(I16(), hn::Zero(I16()), x[i])));
-      const V32 high =
-          hn::ShiftRight<16>(hn::BitCast(d, hn::InterleaveUpper(I16(), hn::Zero(I16()), x[i])));
-      V32 low_index = hn::Zero(d), high_index = hn::Zero(d);
-      for (int plane = 0; plane < run_.tables->bits; ++plane) {
-        low_index = with_next_bit(thresholds, plane, low, low_index);
-        high_index = with_next_bit(thresholds, plane, high, high_index);
+  // The first planes as above, then thresholds from tables, of two registers' bytes at a time.
+  template <int kBits>
+  HWY_INLINE void to_wide_indices(V16* HWY_RESTRICT x) const {
+    const I16 d;
+    V16 thresholds[kThresholdsInRegisters];
+    for (int i = 1; i < kThresholdsInRegisters; ++i) thresholds[i] = thresholds_[i];
+    for (int i = 0; i < kCount * kSets; i += 2) {
+      V16 sign[2], magnitude[2], index[2];
+      for (int n = 0; n < 2; ++n) {
+        sign[n] = hn::ShiftRight<15>(x[i + n]);
+        magnitude[n] = hn::Xor(x[i + n], sign[n]);
+        hn::MFromD<I16> above[kNarrowPlanesMax];
+        const V16 found = search<1, kNarrowPlanesMax>(magnitude[n], thresholds, above);
+        index[n] = hn::And(found, hn::Set(d, 0x0f));
       }
-      x[i] = hn::ReorderDemote2To(I16(), low_index, high_index);
+      next_bits<kNarrowPlanesMax, kBits>(magnitude, index);
+      for (int n = 0; n < 2; ++n) {
+        const V16 whole = hn::Or(index[n], hn::Set(d, 1 << (kBits - 1)));
+        x[i + n] = hn::Xor(whole, hn::And(sign[n], hn::Set(d, (1 << kBits) - 1)));
+      }
     }
   }
 
-  static HWY_INLINE V32 with_next_bit(const int32_t* thresholds, int plane, V32 value, V32 index) {
-    const I32 d;
-    const V32 threshold = hn::GatherIndex(d, thresholds, hn::Add(index, hn::Set(d, 1 << plane)));
-    const V32 bit = hn::IfThenElseZero(hn::Not(hn::Gt(threshold, value)), hn::Set(d, 1));
-    return hn::Add(hn::Add(index, index), bit);
+  // Planes from kPlane on.
+  template <int kPlane, int kBits>
+  HWY_INLINE void next_bits(const V16* HWY_RESTRICT magnitude, V16* HWY_RESTRICT index) const {
+    if constexpr (kPlane < kBits) {
+      const I16 d;
+      constexpr int kTables = 1 << (kPlane - kNarrowPlanesMax);  // from that many on
+      const V8 both = hn::BitCast(U8(), hn::Or(index[0], hn::ShiftLeft<8>(index[1])));
+      const V8 within = hn::And(both, hn::Set(U8(), 0x0f));
+      const auto bytes = [&](int half) HWY_ATTR {
+        return hn::BitCast(d,
+                           lookup_bytes<kTables>(threshold_bytes_[half] + kTables, within, both));
+      };
+      const V16 low = bytes(0), high = bytes(1), low_byte = hn::Set(d, 0x00ff);
+      const V16 thresholds[2] = {
+          hn::Or(hn::And(low, low_byte), hn::ShiftLeft<8>(high)),
+          hn::Or(hn::And(hn::ShiftRight<8>(low), low_byte), hn::AndNot(low_byte, high))};
+      for (int n = 0; n < 2; ++n) {
+        const auto bit = hn::Gt(magnitude[n], thresholds[n]);
+        index[n] = hn::Add(hn::Add(index[n], index[n]), hn::IfThenElseZero(bit, hn::Set(d, 1)));
+      }
+      next_bits<kPlane + 1, kBits>(magnitude, index);
+    }
   }
 
   // Indices as rotate_to_octets() has their values.
@@ -427,7 +456,9 @@ class Encoder {
   std::byte* const first_;
   const int8_t* core_matrix_;
   hn::VFromD<U32> worst_ = hn::Zero(U32());
-  V16 thresholds_[1 << (kNarrowPlanesMax - 1)];
+  static constexpr int kThresholdsInRegisters = 1 << (kNarrowPlanesMax - 1);
+  V16 thresholds_[kThresholdsInRegisters];
+  alignas(16) uint8_t threshold_bytes_[2][kCodebookMaxSize / 32][16];  // of the others, from 16 on
   VF scales_[kGroups][kSets];   // by measure_group() for encode_group()
   VF shifted_[kGroups][kSets];  // all bits where the offset is removed
   alignas(64) float offsets_[kHeadDim];

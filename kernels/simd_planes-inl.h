@@ -63,6 +63,19 @@ HWY_INLINE void swap_bits(V8 a, V8 b, V8& low, V8& high) {
   high = hn::Or(hn::And(lower, shifted_right<kBits>(a)), hn::AndNot(lower, b));
 }
 
+// Bytes of kCount tables of 16, which one by the bits of `index` from 16 up, and within it by
+// `within`, the 4 bits below.
+template <int kCount>
+HWY_INLINE V8 lookup_bytes(const uint8_t (*tables)[16], V8 within, V8 index) {
+  if constexpr (kCount == 1) {
+    return hn::TableLookupBytes(hn::LoadDup128(U8(), *tables), within);
+  } else {
+    const auto upper = hn::TestBit(index, hn::Set(U8(), 8 * kCount));
+    return hn::IfThenElse(upper, lookup_bytes<kCount / 2>(tables + kCount / 2, within, index),
+                          lookup_bytes<kCount / 2>(tables, within, index));
+  }
+}
+
 // `planes`: 4, least significant first. `nibbles[k]`: the 4 bits of value 8j + k, in byte j.
 HWY_INLINE void nibbles_of(const V8* HWY_RESTRICT planes, V8* HWY_RESTRICT nibbles) {
   V8 even[2], odd[2];

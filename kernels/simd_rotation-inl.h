@@ -115,12 +115,13 @@ HWY_INLINE void rotate(D d, const int8_t* core_matrix, V* HWY_RESTRICT x) {
 }
 
 // Of two registers, in units of T: the lower halves of their blocks in turn, and the upper ones.
-template <class T>
-HWY_INLINE void interleave(V16& a, V16& b) {
+template <class T, class V>
+HWY_INLINE void interleave(V& a, V& b) {
   const hn::Repartition<T, I16> d;
+  const hn::DFromV<V> original;
   const auto low = hn::InterleaveLower(d, hn::BitCast(d, a), hn::BitCast(d, b));
-  b = hn::BitCast(I16(), hn::InterleaveUpper(d, hn::BitCast(d, a), hn::BitCast(d, b)));
-  a = hn::BitCast(I16(), low);
+  b = hn::BitCast(original, hn::InterleaveUpper(d, hn::BitCast(d, a), hn::BitCast(d, b)));
+  a = hn::BitCast(original, low);
 }
 
 // The same but for the butterflies of stride 8 and the diagonal, which Rotation::last_weights do.
@@ -141,13 +142,12 @@ HWY_INLINE void rotate_pairs(const int8_t* core_matrix, V16* HWY_RESTRICT x) {
   }
 }
 
-// The same for a power of two, where value 64g + 8j + k is in lane j of register 8g + k before, as
-// nibbles_of() has it. kSets vectors one after the other.
-template <int kHeadDim, int kSets>
-HWY_INLINE void rotate_octets(V16* HWY_RESTRICT x) {
-  butterflies_across<1, kHeadDim / 8, kHeadDim / 8 * kSets>(x);
+// The last strides of a power of two, 32 and 16 (or 4 lanes and 2): what register 8g + k has in its
+// lanes comes into registers, and bits of k into lanes.
+template <int kCount, class V>
+HWY_INLINE void butterflies_of_octets(V* HWY_RESTRICT x) {
 #pragma GCC unroll 4
-  for (int i = 0; i < kHeadDim / 8 * kSets; i += 8) {
+  for (int i = 0; i < kCount; i += 8) {
 #pragma GCC unroll 4
     for (int k = i; k < i + 4; ++k) {
       interleave<int32_t>(x[k], x[k + 4]);
@@ -160,6 +160,23 @@ HWY_INLINE void rotate_octets(V16* HWY_RESTRICT x) {
       butterfly(x[k], x[k + 2]);
     }
   }
+}
+
+// As rotate_pairs() for a power of two, where value 64g + 8j + k is in lane j of register 8g + k
+// before, as nibbles_of() has it. kSets vectors one after the other.
+template <int kHeadDim, int kSets>
+HWY_INLINE void rotate_octets(V16* HWY_RESTRICT x) {
+  butterflies_across<1, kHeadDim / 8, kHeadDim / 8 * kSets>(x);
+  butterflies_of_octets<kHeadDim / 8 * kSets>(x);
+}
+
+// The same in 32 bits, of the half whose bit 8 is clear or of the one where it is set, after
+// butterfly_of_pairs(). Then of values 16n to 16n + 15 register 2n has the even ones of the half,
+// register 2n + 1 the odd ones, in their order.
+template <int kHeadDim, int kSets>
+HWY_INLINE void rotate_wide_octets(V32* HWY_RESTRICT half) {
+  butterflies_across<1, kHeadDim / 8, kHeadDim / 8 * kSets>(half);
+  butterflies_of_octets<kHeadDim / 8 * kSets>(half);
 }
 
 // All of W for a power of two. Before, lanes of register i have values 8i + 0 4 1 5 2 6 3 7; after,
@@ -187,12 +204,21 @@ HWY_INLINE void rotate_to_octets(V16* HWY_RESTRICT x) {
     }
   }
 }
+// Where it has value 64g + 8j + k.
 constexpr int octet_register(int k) { return k % 2 * 4 + k / 4 * 2 + k / 2 % 2; }
 
 // Sums of products of pairs.
 HWY_INLINE V32 multiply_pairs(V16 x, const int16_t* weights) {
   V32 unused = hn::Zero(I32());
   return hn::ReorderWidenMulAccumulate(I32(), x, hn::LoadDup128(I16(), weights), unused, unused);
+}
+
+// Butterflies of neighbouring lanes, which lie 8 apart in octets, exactly.
+HWY_INLINE void butterfly_of_pairs(V16 x, V32& sum, V32& difference) {
+  alignas(16) static constexpr int16_t kWeights[2][8] = {{1, 1, 1, 1, 1, 1, 1, 1},
+                                                         {1, -1, 1, -1, 1, -1, 1, -1}};
+  sum = multiply_pairs(x, kWeights[0]);
+  difference = multiply_pairs(x, kWeights[1]);
 }
 
 }  // namespace HWY_NAMESPACE
