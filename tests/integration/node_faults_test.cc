@@ -1,6 +1,7 @@
 // Store nodes in processes of their own that freeze, die and come back in the middle of things:
 // every call ends by its deadline, later calls recover by themselves, and nothing writes the
-// caller's memory after its request has ended.
+// caller's memory after its request has ended. Over tcp, and over shared memory, where a node that
+// died leaves its segments and a frozen one may be in the middle of a copy.
 
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -32,14 +33,15 @@ KvLayout large_layout() {
   return layout;  // 1.47 MB raw
 }
 
-class NodeFaultsTest : public ::testing::Test {
+// Over each transport that a client and a node on one machine may use.
+class NodeFaultsTest : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    node_ = NodeProcess::start(STORE_NODE_BINARY, 0);
+    node_ = start_node(0);
     ASSERT_NE(node_, nullptr);
     ClientConfig config;
     config.nodes = {node_->address()};
-    config.transport = "tcp";
+    config.transport = GetParam();
     config.peer.ping_interval = absl::Milliseconds(200);
     config.peer.ping_timeout = absl::Milliseconds(500);
     config.peer.backoff_max = absl::Milliseconds(200);
@@ -51,6 +53,10 @@ class NodeFaultsTest : public ::testing::Test {
       in_.push_back(std::make_unique<KvBuffer>(large_layout()));
       in_.back()->fill_random(i);
     }
+  }
+
+  static std::unique_ptr<NodeProcess> start_node(uint16_t port) {
+    return NodeProcess::start(STORE_NODE_BINARY, port, GetParam());
   }
 
   static RequestOptions options(absl::Duration timeout) {
@@ -119,7 +125,7 @@ class NodeFaultsTest : public ::testing::Test {
   std::vector<std::unique_ptr<KvBuffer>> in_;
 };
 
-TEST_F(NodeFaultsTest, FrozenNodeIsAMissByTheDeadlineAndRecovers) {
+TEST_P(NodeFaultsTest, FrozenNodeIsAMissByTheDeadlineAndRecovers) {
   const auto out = buffers();
   ASSERT_EQ(put_all(absl::Seconds(10)).prefix_blocks, static_cast<size_t>(kBlocks));
   node_->signal(SIGSTOP);
@@ -138,7 +144,7 @@ TEST_F(NodeFaultsTest, FrozenNodeIsAMissByTheDeadlineAndRecovers) {
   expect_equal(out);
 }
 
-TEST_F(NodeFaultsTest, KilledAndRestartedMidTransferRecovers) {
+TEST_P(NodeFaultsTest, KilledAndRestartedMidTransferRecovers) {
   const auto out = buffers();
   ASSERT_EQ(put_all(absl::Seconds(10)).prefix_blocks, static_cast<size_t>(kBlocks));
   const uint16_t port = node_->port();
@@ -152,14 +158,14 @@ TEST_F(NodeFaultsTest, KilledAndRestartedMidTransferRecovers) {
   killer.join();
   const RequestResult away = get_all(out, absl::Milliseconds(300));
   EXPECT_EQ(away.prefix_blocks, 0u);
-  node_ = NodeProcess::start(STORE_NODE_BINARY, port);
+  node_ = start_node(port);
   ASSERT_NE(node_, nullptr);
   EXPECT_TRUE(recovers([&] { return put_all(absl::Seconds(2)); }));
   EXPECT_EQ(get_all(out, absl::Seconds(5)).prefix_blocks, static_cast<size_t>(kBlocks));
   expect_equal(out);
 }
 
-TEST_F(NodeFaultsTest, PutsToAKilledNodeEnd) {
+TEST_P(NodeFaultsTest, PutsToAKilledNodeEnd) {
   ASSERT_EQ(lookup_all(absl::Seconds(10)).prefix_blocks, 0u);
   std::thread killer([&] {
     absl::SleepFor(absl::Milliseconds(3));
@@ -172,7 +178,7 @@ TEST_F(NodeFaultsTest, PutsToAKilledNodeEnd) {
 
 // The pages are the caller's again when a put has ended, even where its node froze in the middle:
 // what is stored in the end is what the pages held while the put ran.
-TEST_F(NodeFaultsTest, FrozenMidPutNothingWrongIsStored) {
+TEST_P(NodeFaultsTest, FrozenMidPutNothingWrongIsStored) {
   ASSERT_EQ(put_all(absl::Seconds(10)).prefix_blocks, static_cast<size_t>(kBlocks));
   std::atomic<bool> stop{false};
   std::thread freezer([&] {
@@ -213,11 +219,11 @@ TEST_F(NodeFaultsTest, FrozenMidPutNothingWrongIsStored) {
   printf("%d of 60 puts late, %d blocks stored\n", late, stored);
 }
 
-TEST_F(NodeFaultsTest, AbsentNodeIsUnavailableNotAHang) {
+TEST_P(NodeFaultsTest, AbsentNodeIsUnavailableNotAHang) {
   node_->kill_and_wait();
   ClientConfig config;
   config.nodes = {node_->address()};
-  config.transport = "tcp";
+  config.transport = GetParam();
   client_ = Client::create(config).value();
   layout_ = client_->register_layout(layout_config(large_layout(), "raw")).value();
   const RequestResult found = lookup_all(absl::Milliseconds(500));
@@ -232,7 +238,7 @@ TEST_F(NodeFaultsTest, AbsentNodeIsUnavailableNotAHang) {
   EXPECT_FALSE(client_->nodes().at(0).last_error.empty());
 }
 
-TEST_F(NodeFaultsTest, CancelEndsARequestToAFrozenNodeAtOnce) {
+TEST_P(NodeFaultsTest, CancelEndsARequestToAFrozenNodeAtOnce) {
   ASSERT_EQ(put_all(absl::Seconds(10)).prefix_blocks, static_cast<size_t>(kBlocks));
   node_->signal(SIGSTOP);
   const auto out = buffers();
@@ -250,12 +256,12 @@ TEST_F(NodeFaultsTest, CancelEndsARequestToAFrozenNodeAtOnce) {
 
 // With staging memory for two blocks, all of it lent to a node that froze: it is not used for
 // others while the network may write it, and it comes back once the connection has been closed.
-TEST_F(NodeFaultsTest, SlotsOfAFrozenNodeComeBackForTheOthers) {
-  const auto second = NodeProcess::start(STORE_NODE_BINARY, 0);
+TEST_P(NodeFaultsTest, SlotsOfAFrozenNodeComeBackForTheOthers) {
+  const auto second = start_node(0);
   ASSERT_NE(second, nullptr);
   ClientConfig config;
   config.nodes = {node_->address(), second->address()};
-  config.transport = "tcp";
+  config.transport = GetParam();
   config.staging_bytes = 4u << 20;
   config.peer.ping_interval = absl::Milliseconds(200);
   config.peer.ping_timeout = absl::Milliseconds(500);
@@ -285,7 +291,7 @@ TEST_F(NodeFaultsTest, SlotsOfAFrozenNodeComeBackForTheOthers) {
 }
 
 // Pages that the caller takes back the moment its request has ended: a late write is a crash.
-TEST_F(NodeFaultsTest, LateGetNeverWritesTheCallersMemory) {
+TEST_P(NodeFaultsTest, LateGetNeverWritesTheCallersMemory) {
   ASSERT_EQ(put_all(absl::Seconds(10)).prefix_blocks, static_cast<size_t>(kBlocks));
   const size_t block_bytes = KvBuffer::bytes_for(large_layout());
   const size_t bytes = (kBlocks * block_bytes + 4095) / 4096 * 4096;
@@ -329,7 +335,7 @@ TEST_F(NodeFaultsTest, LateGetNeverWritesTheCallersMemory) {
 }
 
 // The prefix of the main job: 24 blocks of 1.47 MB raw, default codec.
-TEST_F(NodeFaultsTest, WholePrefixIsGotQuickly) {
+TEST_P(NodeFaultsTest, WholePrefixIsGotQuickly) {
   const LayoutId layout = client_->register_layout(layout_config(large_layout(), "k5v4")).value();
   std::vector<std::unique_ptr<KvBuffer>> out;
   std::vector<BlockPut> puts;
@@ -357,6 +363,9 @@ TEST_F(NodeFaultsTest, WholePrefixIsGotQuickly) {
          absl::ToDoubleMilliseconds(best));
   EXPECT_LT(best, absl::Seconds(2));  // the figure itself is a benchmark's
 }
+
+INSTANTIATE_TEST_SUITE_P(Transports, NodeFaultsTest, ::testing::Values("auto", "tcp"),
+                         [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
 }  // namespace hadal
