@@ -56,7 +56,7 @@ struct RequestOptions {
   absl::Duration timeout = absl::Seconds(1);
   bool no_store = false;  // a put ends at once, all keys Cancelled, nothing sent
   bool no_load = false;   // a lookup or get ends at once, all keys misses, nothing sent
-  Precision least;        // get: less precise is a miss
+  Precision least;        // lookup, get: less precise is a miss
   uint32_t lease_ms = 0;  // lookup: pin what is found for this long
   // Goes before requests of lower priority that wait for staging memory, a codec thread or, on
   // this client's connection, the node's reads; nothing that has begun is interrupted.

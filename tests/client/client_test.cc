@@ -488,6 +488,11 @@ TEST_F(ClientTest, NoStoreNoLoadAndLeastAreHonoured) {
   precise.least = {6, 6};
   result = finish(client_->get(layout_, {block_get("a", kv)}, precise));
   EXPECT_TRUE(absl::IsNotFound(result.keys[0].status)) << result.keys[0].status;
+  result = finish(lookup({hash_of("a")}, precise));
+  EXPECT_EQ(result.keys[0].status, absl::NotFoundError("less precise than asked"));
+  EXPECT_EQ(result.prefix_tokens, 0u);
+  precise.least = {5, 4};
+  EXPECT_TRUE(finish(lookup({hash_of("a")}, precise)).keys[0].status.ok());
 }
 
 TEST_F(ClientTest, EventFdIsReadableWhileResultsWait) {
