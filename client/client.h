@@ -108,7 +108,9 @@ struct BlockGet {
 
 // How one key of a request ended. Ok: found, stored (or was there already) or loaded. NotFound: a
 // miss. DeadlineExceeded, Unavailable, DataLoss, Cancelled, ResourceExhausted: a miss with its
-// reason.
+// reason. Of a put also Aborted: another put of the key is in flight; FailedPrecondition: the key
+// holds other tokens, or the node found the bytes to be another block than it was offered. Of a put
+// or get InvalidArgument: the block does not fit its offer, or the memory given.
 struct KeyResult {
   absl::Status status;
   Tier tier = Tier::none;
