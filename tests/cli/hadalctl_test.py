@@ -261,6 +261,12 @@ class UsageTest(processes.ProcessTest):
                 self.assertEqual((done.returncode, done.stdout), (2, ""), done.stderr)
                 self.assertTrue(done.stderr.startswith("hadalctl: "), done.stderr)
 
+    def test_the_word_that_is_no_subcommand_is_named(self):
+        for words in (["frobnicate"], ["frobnicate", "x"]):
+            done = processes.run("hadalctl", *words)
+            self.assertEqual((done.returncode, done.stdout), (2, ""), done.stderr)
+            self.assertIn("hadalctl: 'frobnicate' is no subcommand\n", done.stderr)
+
     def test_help_and_version_are_zero(self):
         text = processes.run("hadalctl", "--help").stdout
         for command in (*ADMIN_COMMANDS, "put", "get"):
