@@ -296,9 +296,9 @@ TEST_P(NodeFaultsTest, SlotsOfAFrozenNodeComeBackForTheOthers) {
 }
 
 // A node frozen in the middle of puts, until the client has closed its connection and sent other
-// blocks from the same staging slots: what it takes from them when it goes on is stored as no block
-// that they were not.
-TEST_P(NodeFaultsTest, FrozenPastItsConnectionStoresNothingWrong) {
+// blocks from the same staging slots. Over shared memory it takes the rest of a put from those and
+// may store a block of two halves: a get of that is DataLoss, and never wrong values.
+TEST_P(NodeFaultsTest, FrozenPastItsConnectionServesNothingWrong) {
   const auto second = start_node(0);
   ASSERT_NE(second, nullptr);
   make_small_client(*second);
@@ -335,7 +335,9 @@ TEST_P(NodeFaultsTest, FrozenPastItsConnectionStoresNothingWrong) {
     const BlockGet get = {hash_of(name_of(i / kBlocks, i % kBlocks)), pages.pages(), {}};
     const RequestResult got =
         timed(client_->get(layout_, {get}, options(absl::Seconds(5))), absl::Seconds(5));
-    if (!got.keys[0].status.ok()) continue;
+    const absl::Status& status = got.keys[0].status;
+    EXPECT_TRUE(status.ok() || absl::IsNotFound(status) || absl::IsDataLoss(status)) << status;
+    if (!status.ok()) continue;
     ++stored;
     EXPECT_TRUE(pages.equals(*in_[i % kBlocks])) << i;
   }
