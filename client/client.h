@@ -56,7 +56,7 @@ struct RequestOptions {
   absl::Duration timeout = absl::Seconds(1);
   bool no_store = false;  // a put ends at once, all keys Cancelled, nothing sent
   bool no_load = false;   // a lookup or get ends at once, all keys misses, nothing sent
-  Precision least;        // get: less precise is a miss
+  Precision least;        // lookup, get: less precise is a miss
   uint32_t lease_ms = 0;  // lookup: pin what is found for this long
   // Goes before requests of lower priority that wait for staging memory, a codec thread or, on
   // this client's connection, the node's reads; nothing that has begun is interrupted.
@@ -108,7 +108,9 @@ struct BlockGet {
 
 // How one key of a request ended. Ok: found, stored (or was there already) or loaded. NotFound: a
 // miss. DeadlineExceeded, Unavailable, DataLoss, Cancelled, ResourceExhausted: a miss with its
-// reason.
+// reason. Of a put also Aborted: another put of the key is in flight; FailedPrecondition: the key
+// holds other tokens, or the node found the bytes to be another block than it was offered. Of a put
+// or get InvalidArgument: the block does not fit its offer, or the memory given.
 struct KeyResult {
   absl::Status status;
   Tier tier = Tier::none;

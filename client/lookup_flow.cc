@@ -6,10 +6,15 @@
 namespace hadal {
 namespace {
 
-KeyResult lookup_result(const KeyAnswer& answer) {
+// A block that a get with the same `least` would not deliver is a miss here too.
+KeyResult lookup_result(const KeyAnswer& answer, const Precision& least) {
   KeyResult result;
   switch (answer.state) {
     case BlockState::present:
+      if (!answer.precision.satisfies(least)) {
+        result.status = absl::NotFoundError("less precise than asked");
+        break;
+      }
       result.tier = answer.tier;
       result.encoded_bytes = answer.bytes;
       result.precision = answer.precision;
@@ -29,6 +34,7 @@ struct NodeLookup {
   RequestPtr request;
   size_t node;
   std::vector<size_t> indices;
+  Precision least;
 };
 
 void end_lookup(const NodeLookup& lookup, const absl::StatusOr<LookupAnswer>& answer) {
@@ -47,7 +53,7 @@ void end_lookup(const NodeLookup& lookup, const absl::StatusOr<LookupAnswer>& an
     lookup.core->peers[lookup.node]->release(answer->lease);
   }
   for (size_t i = 0; i < lookup.indices.size(); ++i) {
-    lookup.request->finish(lookup.indices[i], lookup_result(answer->keys[i]));
+    lookup.request->finish(lookup.indices[i], lookup_result(answer->keys[i], lookup.least));
   }
 }
 
@@ -60,7 +66,7 @@ void start_lookup(const CorePtr& core, const RequestPtr& request, const RequestO
     std::vector<BlockKey> keys;
     keys.reserve(groups[node].size());
     for (const size_t index : groups[node]) keys.push_back(request->keys()[index].key);
-    NodeLookup lookup = {core, request, node, std::move(groups[node])};
+    NodeLookup lookup = {core, request, node, std::move(groups[node]), options.least};
     LookupOptions asked;
     asked.lease_ms = options.lease_ms;
     BlockPeer* const peer = core->peers[node].get();

@@ -247,9 +247,12 @@ void start_put(const CorePtr& core, const RequestPtr& request, LayoutPtr layout,
     std::vector<BlockKey> keys;
     keys.reserve(groups[node].size());
     for (const size_t index : groups[node]) keys.push_back(request->keys()[index].key);
+    LookupOptions asked;
+    asked.for_put = true;
+    asked.precision = put->precision();
     BlockPeer* const peer = core->peers[node].get();
     const BlockPeer::OperationId operation = peer->lookup(
-        std::move(keys), LookupOptions{}, request->operation_options(),
+        std::move(keys), asked, request->operation_options(),
         [put, node, indices = std::move(groups[node])](const absl::StatusOr<LookupAnswer>& answer) {
           after_lookup(put, node, indices, answer);
         });

@@ -49,6 +49,10 @@ struct KeyAnswer {
 struct LookupOptions {
   // Pin what is present under a lease of this length; 0 pins nothing.
   uint32_t lease_ms = 0;
+  // A put asks which of its blocks it must encode: a whole block at least as precise as `precision`
+  // counts as a duplicate put, and nothing counts in the hit rate.
+  bool for_put = false;
+  Precision precision;  // of the put's blocks
 };
 
 struct LookupAnswer {

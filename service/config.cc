@@ -27,6 +27,7 @@ constexpr uint64_t kSizeMaxBytes = 1024 * kTiB;  // sums of a few sizes stay far
 struct Scalar {
   enum class Kind { string, integer, floating, other } kind = Kind::other;
   std::string text;
+  std::string written;  // as it stands in the file, for messages; of a string its text is shown
 };
 
 // The shortest text that reads back as the same number, and as no integer; absl::StrCat would round
@@ -231,12 +232,25 @@ const std::vector<SettingSpec>& setting_specs() {
   return specs;
 }
 
+// What is read of a number may not be what was written: toml11 makes the nearest that fits of an
+// integer beyond 64 bits. Of a list over several lines, its first one.
+std::string written_text(const toml::value& value) {
+  constexpr size_t kShownMax = 120;
+  const toml::source_location place = value.location();
+  const absl::string_view line = place.line_str();
+  const size_t begin = std::min<size_t>(place.column() - 1, line.size());
+  return std::string(line.substr(begin, std::min<size_t>(place.region(), kShownMax)));
+}
+
 Scalar to_scalar(const toml::value& value) {
-  if (value.is_string()) return {Scalar::Kind::string, value.as_string().str};
-  if (value.is_integer()) return {Scalar::Kind::integer, absl::StrCat(value.as_integer())};
-  if (value.is_floating()) return {Scalar::Kind::floating, number_text(value.as_floating())};
-  if (value.is_boolean()) return {Scalar::Kind::other, value.as_boolean() ? "true" : "false"};
-  return {Scalar::Kind::other, value.is_table() ? "a section" : "a list or date"};
+  if (value.is_table()) return {Scalar::Kind::other, "", "a section"};
+  const std::string written = written_text(value);
+  if (value.is_string()) return {Scalar::Kind::string, value.as_string().str, written};
+  if (value.is_integer()) return {Scalar::Kind::integer, absl::StrCat(value.as_integer()), written};
+  if (value.is_floating()) {
+    return {Scalar::Kind::floating, number_text(value.as_floating()), written};
+  }
+  return {Scalar::Kind::other, "", written};
 }
 
 // A message is one line of ASCII whatever the file holds.
@@ -254,7 +268,7 @@ std::string one_line(absl::string_view text) {
 
 std::string shown(const Scalar& scalar) {
   return scalar.kind == Scalar::Kind::string ? absl::StrCat("\"", one_line(scalar.text), "\"")
-                                             : scalar.text;
+                                             : one_line(scalar.written);
 }
 
 // Lines where keys stand, by "section.key"; for messages only.
@@ -307,8 +321,38 @@ absl::Status read_setting(Loading& loading, const std::string& key, const toml::
                                           absl::StrJoin(known, ", ")));
 }
 
+// Two sockets cannot have one port of one address, nor of all addresses and one of them. Names are
+// compared as written: what they resolve to is known at start only.
+bool same_socket(const std::string& one, const std::string& other) {
+  const auto first = parse_node_address(one);  // fails for port 0, which is always another one
+  const auto second = parse_node_address(other);
+  if (!first.ok() || !second.ok() || first->port != second->port) return false;
+  const auto all = [](const std::string& host) { return host == "0.0.0.0" || host == "::"; };
+  return first->host == second->host || all(first->host) || all(second->host);
+}
+
+absl::Status check_listeners(const Loading& loading) {
+  const std::pair<const char*, const std::string&> listeners[] = {
+      {"data.listen", loading.config.data_listen},
+      {"admin.listen", loading.config.admin_listen},
+      {"metrics.listen", loading.config.metrics_listen}};
+  for (size_t i = 1; i < std::size(listeners); ++i) {
+    for (size_t j = 0; j < i; ++j) {
+      if (!same_socket(listeners[i].second, listeners[j].second)) continue;
+      const bool named = loading.lines.contains(listeners[i].first);
+      const auto& [key, address] = listeners[named ? i : j];
+      const auto& [other_key, other] = listeners[named ? j : i];
+      return loading.refuse(
+          key, absl::StrCat("is \"", one_line(address), "\", the port of ", other_key, " (\"",
+                            one_line(other), "\"); give each a port of its own, or 0"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status check_relations(const Loading& loading) {
   const Config& config = loading.config;
+  if (auto listeners = check_listeners(loading); !listeners.ok()) return listeners;
   const TieredStoreConfig& store = config.store;
   if (store.low_watermark >= store.high_watermark) {
     const bool named = loading.lines.contains("dram.low_watermark");

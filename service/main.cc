@@ -170,7 +170,10 @@ int run(int argc, char** argv) {
     return app.exit(wish);
   } catch (const CLI::ParseError& error) {
     std::fputs(app.help().c_str(), stderr);
-    return say(kExitUsage, error.what());
+    // CLI11 misses --config before it looks at the words that it does not know.
+    const std::vector<std::string> words = app.remaining();
+    if (words.empty()) return say(kExitUsage, error.what());
+    return say(kExitUsage, absl::StrCat("unknown argument '", words.front(), "'"));
   }
   const auto config = load_config(file);
   if (!config.ok()) {

@@ -229,14 +229,13 @@ absl::Status TieredStoreImpl::open_nvme(NvmeConfig config) {
 LookupAnswer TieredStoreImpl::lookup(absl::Span<const BlockKey> keys,
                                      const LookupOptions& options) {
   expire_leases();
-  ++counters_.lookups;
-  counters_.lookup_keys += keys.size();
   LookupAnswer answer;
   answer.keys.resize(keys.size());
   std::vector<PinRef> pins;
   const uint64_t pinned_before = options.lease_ms > 0 ? index_->counts().pinned_bytes : 0;
   uint64_t pinned_bytes = 0;
   uint64_t hits = 0;
+  uint64_t duplicates = 0;
   bool may_pin = options.lease_ms > 0;
   for (size_t i = 0; i < keys.size(); ++i) {
     const size_t at = EvictionPolicy::touch_order(i, keys.size());
@@ -245,12 +244,19 @@ LookupAnswer TieredStoreImpl::lookup(absl::Span<const BlockKey> keys,
     found = index_->lookup(keys[at], may_pin ? &pin : nullptr);
     if (found.state != BlockState::present) continue;
     ++hits;
+    duplicates += found.dropped_planes == 0 && found.precision.satisfies(options.precision);
     if (!may_pin) continue;
     pins.push_back(pin);
     pinned_bytes += pin.pinned_bytes;
     may_pin = policy_.may_pin(pinned_before, pinned_bytes);
   }
-  counters_.lookup_hits += hits;
+  if (options.for_put) {
+    counters_.puts_duplicate += duplicates;
+  } else {
+    ++counters_.lookups;
+    counters_.lookup_keys += keys.size();
+    counters_.lookup_hits += hits;
+  }
   if (may_pin && !pins.empty()) {
     const uint32_t lease_ms = std::min(options.lease_ms, kLeaseMaxMs);
     answer.lease = leases_.add(pins, clock_.now() + absl::Milliseconds(lease_ms));

@@ -446,6 +446,9 @@ class BlockPeerImpl final : public BlockPeer {
                      std::function<void(absl::StatusOr<LookupAnswer>)> done) override {
     auto operation = make(MessageType::lookup, keys.size(), options);
     operation->header.index = lookup.lease_ms;
+    operation->header.for_put = lookup.for_put ? 1 : 0;
+    operation->header.key_planes = lookup.precision.key_planes;
+    operation->header.value_planes = lookup.precision.value_planes;
     operation->body = write_keys(keys);
     auto answer = std::make_shared<absl::StatusOr<LookupAnswer>>(absl::InternalError("no answer"));
     const OperationId id = next_++;

@@ -268,6 +268,8 @@ absl::Status ServerCore::lookup(ConnectionId connection, const MessageHeader& he
   if (!keys.ok()) return keys.status();
   LookupOptions options;
   options.lease_ms = header.index;
+  options.for_put = header.for_put == 1;
+  options.precision = {header.key_planes, header.value_planes};
   const LookupAnswer answer = handler_.lookup(*keys, options);
   MessageHeader reply;
   reply.type = MessageType::lookup_reply;

@@ -26,12 +26,12 @@ class BlockHandler {
   virtual void release(uint64_t lease) = 0;
 
   // Room for an offered block. AlreadyExists: it is stored at least as precise, a success without
-  // payload. Aborted: another put of the key is in flight. ResourceExhausted, InvalidArgument:
-  // refused.
+  // payload. Aborted: another put of the key is in flight. FailedPrecondition: the key holds a
+  // block of other tokens. ResourceExhausted, InvalidArgument: refused.
   virtual absl::StatusOr<PutSlot> reserve(const PutOffer& offer) = 0;
 
-  // The payload of a slot has arrived whole. DataLoss or FailedPrecondition where the header is not
-  // a block or not of the offered key.
+  // The payload of a slot has arrived whole. DataLoss where it is no block, FailedPrecondition
+  // where it is one of another key, layout or precision than was offered.
   virtual absl::Status commit(uint64_t ticket) = 0;
 
   // Calls `reply` exactly once, now or later from any thread. NotFound is a miss.

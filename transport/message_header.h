@@ -38,13 +38,14 @@ struct MessageHeader {
   uint32_t payload_bytes = 0;
   uint64_t generation = 0;  // get_block
   uint8_t dropped_planes = 0;
-  uint8_t key_planes = 0;
+  uint8_t key_planes = 0;  // of get_block, and of the put that a lookup is for
   uint8_t value_planes = 0;
   uint8_t tier = 0;
   uint32_t count = 0;  // records in the payload; answer of a report
   uint64_t lease = 0;
   uint8_t priority = 0;  // a Priority: lookup, put_offer, get
-  uint8_t reserved[15] = {};
+  uint8_t for_put = 0;   // lookup: 1 where a put asks
+  uint8_t reserved[14] = {};
 };
 static_assert(sizeof(MessageHeader) == 64);
 

@@ -106,7 +106,12 @@ int run(int argc, char** argv) {
   } catch (const CLI::Success& wish) {  // --help, --version
     return app.exit(wish);
   } catch (const CLI::ParseError& error) {
-    std::fprintf(stderr, "hadalctl: %s\nRun hadalctl --help for usage.\n", error.what());
+    // CLI11 misses the subcommand before it looks at the word in its place.
+    const std::vector<std::string> words = app.remaining();
+    const std::string problem = app.get_subcommands().empty() && !words.empty()
+                                    ? absl::StrCat("'", words.front(), "' is no subcommand")
+                                    : error.what();
+    std::fprintf(stderr, "hadalctl: %s\nRun hadalctl --help for usage.\n", problem.c_str());
     return kExitUsage;
   }
   const std::string name = app.get_subcommands().front()->get_name();

@@ -261,7 +261,13 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help
-    std::cerr << "hadal-llama: " << error.what() << "\n";
+    // CLI11 misses the subcommand before it looks at the word in its place.
+    const std::vector<std::string> words = app.remaining();
+    if (app.get_subcommands().empty() && !words.empty()) {
+      std::cerr << "hadal-llama: '" << words.front() << "' is no subcommand\n";
+    } else {
+      std::cerr << "hadal-llama: " << error.what() << "\n";
+    }
     return 2;
   }
   options.cache.timeout = absl::Milliseconds(options.timeout_ms);

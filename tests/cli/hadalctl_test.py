@@ -149,11 +149,14 @@ class FileTest(WithNodeTest):
     def test_second_put_is_a_duplicate_and_moves_no_payload(self):
         file = self.file("twice", os.urandom(1 << 20))
         self.assertIn("put twice, 1048576 bytes, key ", self.text("put", file))
-        before = self.nodes.metrics()["hadal_transport_payload_received_bytes_total"]
+        before = self.nodes.metrics()
         self.assertEqual([(put["duplicate"], put["wire_bytes"]) for put in self.put(file)], [(True, 0)])
         self.assertIn("was stored already", self.text("put", file))
-        after = self.nodes.metrics()["hadal_transport_payload_received_bytes_total"]
-        self.assertLess(after - before, 4096)  # keys and names only
+        after = self.nodes.metrics()
+        grown = {name: after[name] - before[name] for name in before}
+        self.assertLess(grown["hadal_transport_payload_received_bytes_total"], 4096)  # keys and names only
+        self.assertEqual(grown["hadal_puts_duplicate_total"], 2)
+        self.assertEqual(grown["hadal_lookup_keys_total"], 0)
 
     def test_another_file_of_the_same_name_is_refused(self):
         key = self.put(self.file("name", b"x" * 1000))[0]["key"]
@@ -257,6 +260,12 @@ class UsageTest(processes.ProcessTest):
                 done = processes.run("hadalctl", *words)
                 self.assertEqual((done.returncode, done.stdout), (2, ""), done.stderr)
                 self.assertTrue(done.stderr.startswith("hadalctl: "), done.stderr)
+
+    def test_the_word_that_is_no_subcommand_is_named(self):
+        for words in (["frobnicate"], ["frobnicate", "x"]):
+            done = processes.run("hadalctl", *words)
+            self.assertEqual((done.returncode, done.stdout), (2, ""), done.stderr)
+            self.assertIn("hadalctl: 'frobnicate' is no subcommand\n", done.stderr)
 
     def test_help_and_version_are_zero(self):
         text = processes.run("hadalctl", "--help").stdout

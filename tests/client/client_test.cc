@@ -242,6 +242,32 @@ TEST_F(ClientTest, SecondPutIsADuplicateAndMovesNoPayload) {
   EXPECT_EQ(client_->stats().keys_put_duplicate, 1u);
 }
 
+// A put asks the node which blocks it has. The node sees a duplicate there or nowhere, and takes
+// the question for no lookup of an engine.
+TEST_F(ClientTest, NodeCountsDuplicatesOfPutsAndKeepsThemOutOfTheHitRate) {
+  KvBuffer kv(small_layout());
+  kv.fill_random(5);
+  const LayoutId precise = client_->register_layout(layout_config(small_layout(), "k8v8")).value();
+  for (const char* name : {"a", "b", "a"}) ASSERT_TRUE(put_one(layout_, name, kv).status.ok());
+  StoreStats stats = node_->store().stats();
+  EXPECT_EQ(stats.puts_stored, 2u);
+  EXPECT_EQ(stats.puts_duplicate, 1u);
+  ASSERT_TRUE(put_one(precise, "a", kv).status.ok()) << "replaces, is no duplicate";
+  ASSERT_TRUE(put_one(layout_, "a", kv).status.ok());
+  stats = node_->store().stats();
+  EXPECT_EQ(stats.puts_stored, 3u);
+  EXPECT_EQ(stats.puts_duplicate, 2u);
+  EXPECT_EQ(stats.lookups, 0u);
+  EXPECT_EQ(stats.lookup_keys, 0u);
+  EXPECT_EQ(stats.lookup_hits, 0u);
+  finish(lookup({hash_of("a"), hash_of("c")}, options()));
+  stats = node_->store().stats();
+  EXPECT_EQ(stats.lookups, 1u);
+  EXPECT_EQ(stats.lookup_keys, 2u);
+  EXPECT_EQ(stats.lookup_hits, 1u);
+  EXPECT_EQ(stats.puts_duplicate, 2u);
+}
+
 TEST_F(ClientTest, MorePreciseAndWholeReplacesAnythingElseIsADuplicate) {
   KvBuffer kv(small_layout());
   kv.fill_random(5);
@@ -462,6 +488,11 @@ TEST_F(ClientTest, NoStoreNoLoadAndLeastAreHonoured) {
   precise.least = {6, 6};
   result = finish(client_->get(layout_, {block_get("a", kv)}, precise));
   EXPECT_TRUE(absl::IsNotFound(result.keys[0].status)) << result.keys[0].status;
+  result = finish(lookup({hash_of("a")}, precise));
+  EXPECT_EQ(result.keys[0].status, absl::NotFoundError("less precise than asked"));
+  EXPECT_EQ(result.prefix_tokens, 0u);
+  precise.least = {5, 4};
+  EXPECT_TRUE(finish(lookup({hash_of("a")}, precise)).keys[0].status.ok());
 }
 
 TEST_F(ClientTest, EventFdIsReadableWhileResultsWait) {

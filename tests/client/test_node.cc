@@ -68,7 +68,7 @@ bool StoreHandler::report_bad(const BlockKey& key, uint64_t generation) {
 absl::StatusOr<std::unique_ptr<TestNode>> TestNode::start(const TestNodeConfig& config) {
   TransportConfig transport_config;
   transport_config.name = "node-io";
-  transport_config.tls = "tcp";
+  transport_config.tls = config.tls;
   absl::StatusOr<std::shared_ptr<Transport>> transport =
       config.loopback_network.empty()
           ? Transport::create_ucx(transport_config)

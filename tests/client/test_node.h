@@ -17,7 +17,8 @@
 namespace hadal {
 
 struct TestNodeConfig {
-  std::string loopback_network;  // empty: UCX over tcp
+  std::string loopback_network;  // empty: UCX
+  std::string tls = "tcp";       // UCX transports, as TransportConfig::tls
   uint64_t slab_bytes = 64u << 20;
   uint16_t port = 0;  // 0: a free one
 };

@@ -26,7 +26,7 @@ constexpr const char* kHadald = nullptr;
 #endif
 constexpr int kBlocks = 24;
 
-class HadaldTest : public ::testing::Test {
+class HadaldTest : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     if (kHadald == nullptr) GTEST_SKIP() << "this build has no hadald";
@@ -36,7 +36,7 @@ class HadaldTest : public ::testing::Test {
     port_ = NodeProcess::free_port();
     ASSERT_NE(port_, 0);
     std::ofstream(directory_ + "/hadald.toml")
-        << "[data]\nlisten = \"127.0.0.1:" << port_ << "\"\ntransport = \"tcp\"\n"
+        << "[data]\nlisten = \"127.0.0.1:" << port_ << "\"\ntransport = \"" << GetParam() << "\"\n"
         << "[admin]\nlisten = \"127.0.0.1:" << NodeProcess::free_port() << "\"\n"
         << "[metrics]\nlisten = \"127.0.0.1:" << NodeProcess::free_port() << "\"\n"
         << "[dram]\ncapacity = \"64MiB\"\n"
@@ -45,7 +45,7 @@ class HadaldTest : public ::testing::Test {
     start();
     ClientConfig config;
     config.nodes = {{"127.0.0.1", port_, 1.0}};
-    config.transport = "tcp";
+    config.transport = GetParam();
     config.peer.ping_interval = absl::Milliseconds(200);
     config.peer.ping_timeout = absl::Milliseconds(500);
     config.peer.backoff_max = absl::Milliseconds(200);
@@ -114,7 +114,7 @@ class HadaldTest : public ::testing::Test {
   std::vector<std::unique_ptr<KvBuffer>> out_;
 };
 
-TEST_F(HadaldTest, FrozenIsAMissByTheDeadlineAndRecovers) {
+TEST_P(HadaldTest, FrozenIsAMissByTheDeadlineAndRecovers) {
   ASSERT_EQ(retried([&] { return put_all(); }).prefix_blocks, static_cast<size_t>(kBlocks));
   node_->signal(SIGSTOP);
   options_.timeout = absl::Milliseconds(100);
@@ -128,7 +128,7 @@ TEST_F(HadaldTest, FrozenIsAMissByTheDeadlineAndRecovers) {
 }
 
 // Killed with -9 and restarted, three times, while puts and gets are on their way.
-TEST_F(HadaldTest, RestartedMidTransferEveryCallEndsAndLaterOnesRecover) {
+TEST_P(HadaldTest, RestartedMidTransferEveryCallEndsAndLaterOnesRecover) {
   ASSERT_EQ(retried([&] { return put_all(); }).prefix_blocks, static_cast<size_t>(kBlocks));
   options_.timeout = absl::Milliseconds(200);
   std::atomic<bool> stop{false};
@@ -167,7 +167,7 @@ TEST_F(HadaldTest, RestartedMidTransferEveryCallEndsAndLaterOnesRecover) {
   expect_equal();
 }
 
-TEST_F(HadaldTest, KilledWithNineIsWarmFromNvme) {
+TEST_P(HadaldTest, KilledWithNineIsWarmFromNvme) {
   ASSERT_EQ(retried([&] { return put_all(); }).prefix_blocks, static_cast<size_t>(kBlocks));
   absl::SleepFor(absl::Seconds(2));  // ten times the flush interval
   node_->kill_and_wait();
@@ -178,6 +178,9 @@ TEST_F(HadaldTest, KilledWithNineIsWarmFromNvme) {
   EXPECT_EQ(got.keys[0].tier, Tier::nvme);
   expect_equal();
 }
+
+INSTANTIATE_TEST_SUITE_P(Transports, HadaldTest, ::testing::Values("auto", "tcp"),
+                         [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
 }  // namespace hadal

@@ -63,9 +63,10 @@ Spawned spawn(const std::vector<std::string>& command, int* output) {
 
 }  // namespace
 
-std::unique_ptr<NodeProcess> NodeProcess::start(const std::string& binary, uint16_t port) {
+std::unique_ptr<NodeProcess> NodeProcess::start(const std::string& binary, uint16_t port,
+                                                const std::string& transport) {
   int output = -1;
-  const Spawned spawned = spawn({binary, std::to_string(port)}, &output);
+  const Spawned spawned = spawn({binary, std::to_string(port), transport}, &output);
   const uint16_t got = read_port(output);
   close(output);
   auto process = std::unique_ptr<NodeProcess>(new NodeProcess(spawned.pid, spawned.input, got));

@@ -13,9 +13,10 @@ namespace hadal {
 // A store node process. Killed, and waited for, when this goes.
 class NodeProcess {
  public:
-  // Runs `store_node PORT` and waits until it says its port; null where it does not. Port 0: a
-  // free one.
-  static std::unique_ptr<NodeProcess> start(const std::string& binary, uint16_t port);
+  // Runs `store_node PORT TRANSPORT` and waits until it says its port; null where it does not.
+  // Port 0: a free one.
+  static std::unique_ptr<NodeProcess> start(const std::string& binary, uint16_t port,
+                                            const std::string& transport);
   // Runs a command that will listen on `port`, and does not wait for that.
   static std::unique_ptr<NodeProcess> start_command(const std::vector<std::string>& command,
                                                     uint16_t port);

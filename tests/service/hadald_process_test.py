@@ -325,6 +325,12 @@ class CommandLineTest(processes.ProcessTest):
                 self.assertIn("hadald: ", done.stderr)
                 self.assertIn("--check-config", done.stderr)  # the help
 
+    def test_the_word_that_is_not_known_is_named(self):
+        for words in (["frobnicate"], ["--config", "x", "frobnicate"]):
+            done = processes.run("hadald", *words)
+            self.assertEqual((done.returncode, done.stdout), (2, ""), done.stderr)
+            self.assertIn("hadald: unknown argument 'frobnicate'\n", done.stderr)
+
     def test_help_and_version_are_zero(self):
         self.assertIn("--check-config", processes.run("hadald", "--help").stdout)
         self.assertRegex(processes.run("hadald", "--version").stdout, r"^hadald \d+\.\d+\.\d+\n$")

@@ -45,6 +45,7 @@ TEST(MessageCodec, HeaderHasTheDocumentedBytes) {
   static_assert(offsetof(MessageHeader, tier) == 35);
   static_assert(offsetof(MessageHeader, lease) == 40);
   static_assert(offsetof(MessageHeader, priority) == 48);
+  static_assert(offsetof(MessageHeader, for_put) == 49);
 }
 
 TEST(MessageCodec, HelloRoundTrip) {
