@@ -37,7 +37,13 @@ struct Counters {
 struct PendingPut {
   PutOffer offer;
   std::shared_ptr<DramBlock> block;
+  absl::Time since;
 };
+
+// A put that took longer has its checksums looked at. Its writer may have given up and used its
+// memory for something else while the payload was copied out of it (docs/wire_protocol.md): that
+// takes a client at least the 2 s after which a connection counts as dead.
+constexpr absl::Duration kSlowPut = absl::Milliseconds(500);
 
 // Puts in flight. Shared with the holds of their slots, which may outlive the store.
 class PendingPuts {
@@ -305,7 +311,7 @@ absl::StatusOr<PutSlot> TieredStoreImpl::reserve(const PutOffer& offer) {
   }
   PutSlot slot;
   slot.bytes = block->bytes();
-  slot.ticket = puts_->add({offer, block});
+  slot.ticket = puts_->add({offer, block, clock_.now()});
   auto hold = std::make_shared<SlotHold>();
   hold->puts = puts_;
   hold->block = std::move(block);
@@ -322,6 +328,10 @@ absl::StatusOr<EncodedBlock> TieredStoreImpl::check_put(const PendingPut& put) c
   if (!status.ok()) return status;
   if (block->precision() != put.offer.precision) {
     return absl::FailedPreconditionError("the block's precision is not the offered one");
+  }
+  if (clock_.now() - put.since > kSlowPut) {
+    status = block->verify_cells();
+    if (!status.ok()) return status;
   }
   return block;
 }

@@ -66,6 +66,27 @@ TEST_F(DramStoreTest, GivesBackWhatWasPut) {
   EXPECT_GT(stats.raw_bytes, stats.encoded_bytes);
 }
 
+// While its writer may have given up, and used the memory again that the rest came from.
+TEST_F(DramStoreTest, APutThatTookLongIsCheckedWhole) {
+  open(8);
+  for (const bool slow : {false, true}) {
+    for (const bool torn : {false, true}) {
+      const TestBlock block = make_block(slow * 2 + torn);
+      absl::StatusOr<PutSlot> slot = store_->reserve(block.offer);
+      ASSERT_TRUE(slot.ok());
+      std::memcpy(slot->bytes.data(), block.bytes.data(), block.bytes.size());
+      if (torn) slot->bytes[block.bytes.size() - 100] ^= std::byte{1};
+      if (slow) clock_.advance(absl::Seconds(1));
+      const absl::Status status = store_->commit(slot->ticket);
+      // A quick one is its reader's to check.
+      EXPECT_EQ(absl::IsDataLoss(status), slow && torn) << status;
+      const bool present = look(*store_, slow * 2 + torn).state == BlockState::present;
+      EXPECT_EQ(present, status.ok());
+    }
+  }
+  EXPECT_EQ(store_->stats().bad_blocks, 1);
+}
+
 TEST_F(DramStoreTest, OneWriterAKey) {
   open(8);
   const TestBlock block = make_block(1);
