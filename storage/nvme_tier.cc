@@ -50,7 +50,7 @@ class Signals final : public rocksdb::EventListener {
     background_error = true;
   }
 
-  std::atomic<uint64_t> flushed_sequence{0};
+  std::atomic<uint64_t> flushed_sequence{0};  // of the open database: another counts from lower
   std::atomic<bool> files_changed{false};
   std::atomic<bool> background_error{false};
 };
@@ -147,6 +147,7 @@ class RocksNvmeTier final : public NvmeTier {
 
   // Of the writer thread alone.
   uint64_t next_ordinal_ = 1;
+  uint64_t reopen_count_ = 0;
   uint64_t unflushed_bytes_ = 0;
   std::deque<Erase> on_disk_;  // every record written, oldest first, until its file goes
   SteadyTime last_flush_ = std::chrono::steady_clock::now();
@@ -335,6 +336,7 @@ rocksdb::Status RocksNvmeTier::write_patiently(rocksdb::WriteBatch& batch) {
   options.disableWAL = true;
   options.no_slowdown = true;
   const SteadyTime give_up = std::chrono::steady_clock::now() + kStallMax;
+  const uint64_t reopen_count = reopen_count_;
   while (true) {
     const rocksdb::Status status = db_->db->Write(options, &batch);
     if (!status.IsIncomplete()) return status;
@@ -344,7 +346,8 @@ rocksdb::Status RocksNvmeTier::write_patiently(rocksdb::WriteBatch& batch) {
     }
     if (signals_->background_error || std::chrono::steady_clock::now() > give_up) return status;
     settle();
-    if (suspended_) return status;  // a resume may replace the database
+    // The batch names families of the database that it was made for.
+    if (suspended_ || reopen_count_ != reopen_count) return status;
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
 }
@@ -527,6 +530,8 @@ void RocksNvmeTier::reopen() {
   if (std::chrono::steady_clock::now() < next_reopen_) return;
   if (db_ != nullptr) settle_flushed();
   if (!close_db()) return;
+  // What was repaired or emptied begins below it, and its blocks would pass for persisted.
+  signals_->flushed_sequence = 0;
   NvmeTier::Recovery recovery;
   absl::StatusOr<std::unique_ptr<NvmeDb>> opened = open_nvme_db(config_, signals_, recovery.damage);
   absl::StatusOr<uint64_t> next = absl::UnavailableError("not opened");
@@ -542,6 +547,7 @@ void RocksNvmeTier::reopen() {
     const std::lock_guard lock(mutex_);
     db_ = *std::move(opened);
   }
+  ++reopen_count_;
   suspended_ = false;
 }
 
@@ -561,13 +567,13 @@ bool RocksNvmeTier::close_db() {
 }
 
 // Copies whose rows a reopened database lacks: not flushed, in a file that repair left out, or in
-// metadata that was damaged.
+// metadata that was damaged. What it has lies in files: closing RocksDB may have flushed it.
 void RocksNvmeTier::forget_all_but(const std::vector<NvmeRecord>& records) {
+  uint64_t persisted = 0;
   {
     const std::lock_guard lock(mutex_);
-    dropped_blocks_ += unpersisted_.size();
+    persisted = std::exchange(persisted_ordinal_, written_ordinal_);
     unpersisted_.clear();
-    persisted_ordinal_ = written_ordinal_;
   }
   unflushed_bytes_ = 0;
   std::deque<Erase> kept;
@@ -576,7 +582,9 @@ void RocksNvmeTier::forget_all_but(const std::vector<NvmeRecord>& records) {
     while (found != records.end() && found->ordinal < copy.ordinal) ++found;
     if (found != records.end() && found->ordinal == copy.ordinal) {
       kept.push_back(copy);
+      if (copy.ordinal > persisted) listener_->on_persisted(copy.key, copy.ordinal);
     } else {
+      if (copy.ordinal > persisted) drop_one();
       listener_->on_dropped(copy.key, copy.ordinal);
     }
   }

@@ -244,8 +244,8 @@ bool persists_again(TieredStore& store, uint64_t first_number) {
 }
 
 bool fails_to_write(TieredStore& store) {
-  for (int i = 0; i < 1000 && store.stats().nvme_write_errors == 0; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  for (int i = 0; i < 10'000 && store.stats().nvme_write_errors == 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   return store.stats().nvme_write_errors > 0;
 }
@@ -292,6 +292,56 @@ TEST_F(NvmeStoreTest, AMergeOfADamagedFileStopsOffloadingForAMomentOnly) {
       for (uint64_t i = 2000; i < 2120; ++i) expect_whole(*store, i);
     }
   }
+}
+
+bool is_persisted(const TieredStore& store, uint64_t number) {
+  const BlockKey key = test_key(number);
+  return store.describe({&key, 1})[0].persisted;
+}
+
+// A directory that lost its newest files counts its writes from lower than the closed one did.
+TEST_F(NvmeStoreTest, AfterARepairOnlyAFlushMakesBlocksPersisted) {
+  config_.nvme.memtable_bytes = kMiB;
+  config_.nvme.flush_interval = absl::Hours(1);
+  const std::unique_ptr<TieredStore> store = open();
+  const auto put_file = [&](uint64_t number) {
+    EXPECT_TRUE(put(*store, make_block(number)).ok());
+    EXPECT_TRUE(put(*store, make_block(number + 1)).ok());
+    return store->flush(absl::Seconds(20)).ok();
+  };
+  for (uint64_t i = 0; i < 100; ++i) ASSERT_TRUE(put(*store, make_block(100 + i)).ok());
+  ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+  for (uint64_t i = 0; i < 14; i += 2) ASSERT_TRUE(put_file(i));
+  const std::vector<std::filesystem::path> data = data_files(config_.nvme.path);
+  damage_files(config_.nvme.path, data.at(data.size() - 2).filename());
+  put_file(14);
+  ASSERT_TRUE(fails_to_write(*store));
+  // Before the writer, which tries again in a moment, opens the directory again.
+  for (const auto& entry : std::filesystem::directory_iterator(config_.nvme.path)) {
+    if (entry.path().extension() != ".sst") continue;
+    std::filesystem::resize_file(entry.path(), entry.file_size() / 2);
+  }
+  // Blocks that meet the closed directory are dropped.
+  bool reopened = false;
+  for (uint64_t i = 0; i < 500 && !reopened; ++i) {
+    const uint64_t dropped = store->stats().nvme_dropped_blocks;
+    ASSERT_TRUE(put(*store, make_block(1000 + i)).ok());
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    reopened = store->stats().nvme_dropped_blocks == dropped;
+  }
+  ASSERT_TRUE(reopened);
+  ASSERT_EQ(store->stats().persisted_blocks, 0u);
+  // The first memtable is flushed because it is full, the second is not: the files that the first
+  // adds make the writer look what is persisted.
+  for (uint64_t i = 0; i < 40; ++i) ASSERT_TRUE(put(*store, make_block(2000 + i)).ok());
+  for (int i = 0; i < 1000 && !is_persisted(*store, 2000); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  ASSERT_TRUE(is_persisted(*store, 2000));
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // it looks at one after the other
+  EXPECT_FALSE(is_persisted(*store, 2039));
+  ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+  EXPECT_TRUE(is_persisted(*store, 2039));
 }
 
 TEST_F(NvmeStoreTest, ACompactionOfDamagedMetadataStopsOffloadingForAMomentOnly) {
