@@ -29,6 +29,7 @@ constexpr auto kStallMax = std::chrono::seconds(10);  // of one write behind a s
 constexpr auto kCapacityWaitMax = std::chrono::seconds(2);
 constexpr auto kResumeInterval = std::chrono::milliseconds(200);
 constexpr auto kReopenInterval = std::chrono::seconds(10);  // it reads all metadata
+constexpr uint64_t kOpenSpaceMinBytes = 8u << 20;           // as hadald's at start
 
 // What RocksDB's threads tell the writer. Shared with RocksDB, which may call until it is closed.
 class Signals final : public rocksdb::EventListener {
@@ -110,6 +111,7 @@ class RocksNvmeTier final : public NvmeTier {
   void write_erase(const Erase& erase);
   rocksdb::Status write_patiently(rocksdb::WriteBatch& batch);
   bool file_system_has_room() const;
+  bool may_open() const;
   bool wait_for_capacity(uint64_t bytes);
   void settle();
   void settle_flushed();
@@ -213,11 +215,16 @@ void RocksNvmeTier::stop_threads() {
   reader_wakes_.notify_all();
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();
-  for (Load& load : std::exchange(loads_, {})) {
-    load.done(absl::UnavailableError("the store is closing"));
+  // Nothing is added any more. They end without the lock: they hold blocks, and call back.
+  std::deque<Load> loads;
+  std::deque<QueueItem> queue;
+  {
+    const std::lock_guard lock(mutex_);
+    loads.swap(loads_);
+    queue.swap(queue_);
+    queue_bytes_ = 0;
   }
-  queue_.clear();
-  queue_bytes_ = 0;
+  for (Load& load : loads) load.done(absl::UnavailableError("the store is closing"));
 }
 
 void RocksNvmeTier::drop_one() { ++dropped_blocks_; }
@@ -249,7 +256,7 @@ void RocksNvmeTier::erase(const BlockKey& key, uint64_t ordinal) {
   {
     const std::lock_guard lock(mutex_);
     // Beyond the bound a restart may find the copy again: true bytes of a dropped block.
-    if (queue_.size() >= kErasesMax) return;
+    if (stopping_ || queue_.size() >= kErasesMax) return;
     queue_.push_back({{}, {key, ordinal}});
   }
   writer_wakes_.notify_one();
@@ -357,6 +364,13 @@ bool RocksNvmeTier::file_system_has_room() const {
   if (::statvfs(config_.path.c_str(), &info) != 0 || info.f_blocks == 0) return true;
   return static_cast<double>(info.f_bavail) / static_cast<double>(info.f_blocks) >=
          config_.free_space_min_fraction;
+}
+
+// RocksDB ends the process where it finds no room while it opens its files.
+bool RocksNvmeTier::may_open() const {
+  struct statvfs info;
+  if (::statvfs(config_.path.c_str(), &info) != 0 || info.f_blocks == 0) return true;
+  return file_system_has_room() && uint64_t{info.f_bavail} * info.f_frsize >= kOpenSpaceMinBytes;
 }
 
 // FIFO frees files a moment after a flush has added one: the writer waits for it, rather than let
@@ -527,11 +541,12 @@ void RocksNvmeTier::try_resume() {
 // stays in DRAM. Merging waits until the newer files alone are more than a merge takes: then none
 // reaches the damaged file again, which serves what can be read of it until FIFO drops it.
 void RocksNvmeTier::reopen() {
-  if (std::chrono::steady_clock::now() < next_reopen_) return;
+  if (std::chrono::steady_clock::now() < next_reopen_ || !may_open()) return;
   if (db_ != nullptr) settle_flushed();
   if (!close_db()) return;
   // What was repaired or emptied begins below it, and its blocks would pass for persisted.
   signals_->flushed_sequence = 0;
+  if (!may_open()) return;  // closing flushed what was left
   NvmeTier::Recovery recovery;
   absl::StatusOr<std::unique_ptr<NvmeDb>> opened = open_nvme_db(config_, signals_, recovery.damage);
   absl::StatusOr<uint64_t> next = absl::UnavailableError("not opened");
