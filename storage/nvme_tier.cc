@@ -161,6 +161,7 @@ class RocksNvmeTier final : public NvmeTier {
   std::atomic<uint64_t> file_bytes_{0};
   std::atomic<uint64_t> dropped_blocks_{0};
   std::atomic<uint64_t> write_errors_{0};
+  std::atomic<uint64_t> repairs_{0};
   std::atomic<uint64_t> db_reads_{0};
 
   std::vector<std::thread> threads_;
@@ -542,7 +543,10 @@ void RocksNvmeTier::try_resume() {
 // reaches the damaged file again, which serves what can be read of it until FIFO drops it.
 void RocksNvmeTier::reopen() {
   if (std::chrono::steady_clock::now() < next_reopen_ || !may_open()) return;
-  if (db_ != nullptr) settle_flushed();
+  if (db_ != nullptr) {
+    settle_flushed();
+    settle_dropped();  // what made room is not lost
+  }
   if (!close_db()) return;
   // What was repaired or emptied begins below it, and its blocks would pass for persisted.
   signals_->flushed_sequence = 0;
@@ -551,6 +555,7 @@ void RocksNvmeTier::reopen() {
   absl::StatusOr<std::unique_ptr<NvmeDb>> opened = open_nvme_db(config_, signals_, recovery.damage);
   absl::StatusOr<uint64_t> next = absl::UnavailableError("not opened");
   if (opened.ok()) next = recover_records(**opened, recovery);
+  if (recovery.damage.repaired) ++repairs_;
   next_reopen_ = std::chrono::steady_clock::now() + kReopenInterval;
   if (!next.ok()) return;
   forget_all_but(recovery.records);
@@ -599,8 +604,7 @@ void RocksNvmeTier::forget_all_but(const std::vector<NvmeRecord>& records) {
       kept.push_back(copy);
       if (copy.ordinal > persisted) listener_->on_persisted(copy.key, copy.ordinal);
     } else {
-      if (copy.ordinal > persisted) drop_one();
-      listener_->on_dropped(copy.key, copy.ordinal);
+      listener_->on_lost(copy.key, copy.ordinal);
     }
   }
   on_disk_ = std::move(kept);
@@ -636,6 +640,7 @@ NvmeStats RocksNvmeTier::stats() const {
   stats.file_bytes = file_bytes_;
   stats.dropped_blocks = dropped_blocks_;
   stats.write_errors = write_errors_;
+  stats.repairs = repairs_;
   stats.db_reads = db_reads_;
   stats.suspended = suspended_;
   const std::lock_guard lock(mutex_);

@@ -314,16 +314,19 @@ TEST_F(NvmeStoreTest, AfterARepairOnlyAFlushMakesBlocksPersisted) {
   for (uint64_t i = 0; i < 14; i += 2) ASSERT_TRUE(put_file(i));
   const std::vector<std::filesystem::path> data = data_files(config_.nvme.path);
   damage_files(config_.nvme.path, data.at(data.size() - 2).filename());
+  // The writer cannot open it again before this test has cut the files.
+  const std::string format = config_.nvme.path + "/HADAL_NVME_FORMAT";
+  std::filesystem::rename(format, format + "_away");
   put_file(14);
   ASSERT_TRUE(fails_to_write(*store));
-  // Before the writer, which tries again in a moment, opens the directory again.
   for (const auto& entry : std::filesystem::directory_iterator(config_.nvme.path)) {
     if (entry.path().extension() != ".sst") continue;
     std::filesystem::resize_file(entry.path(), entry.file_size() / 2);
   }
+  std::filesystem::rename(format + "_away", format);
   // Blocks that meet the closed directory are dropped.
   bool reopened = false;
-  for (uint64_t i = 0; i < 500 && !reopened; ++i) {
+  for (uint64_t i = 0; i < 1500 && !reopened; ++i) {
     const uint64_t dropped = store->stats().nvme_dropped_blocks;
     ASSERT_TRUE(put(*store, make_block(1000 + i)).ok());
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -331,6 +334,9 @@ TEST_F(NvmeStoreTest, AfterARepairOnlyAFlushMakesBlocksPersisted) {
   }
   ASSERT_TRUE(reopened);
   ASSERT_EQ(store->stats().persisted_blocks, 0u);
+  EXPECT_EQ(store->stats().nvme_repairs, 1u);
+  EXPECT_EQ(store->stats().nvme_lost_blocks, 116u);  // each counted once, under this name alone
+  EXPECT_EQ(store->stats().tiers[1].evicted_blocks, 0u);
   // The first memtable is flushed because it is full, the second is not: the files that the first
   // adds make the writer look what is persisted.
   for (uint64_t i = 0; i < 40; ++i) ASSERT_TRUE(put(*store, make_block(2000 + i)).ok());
