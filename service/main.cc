@@ -110,10 +110,13 @@ void log_shutdown(const Config& config, const ShutdownReport& report) {
 }
 
 void log_trouble(const Config& config, const NvmeTrouble& trouble) {
-  log_event(LogLevel::warn, "blocks not written to NVMe",
+  const bool lost = trouble.lost_blocks > 0 || trouble.repairs > 0;
+  log_event(LogLevel::warn, lost ? "NVMe directory was damaged" : "blocks not written to NVMe",
             {{"path", config.store.nvme.path},
              {"dropped_blocks", absl::StrCat(trouble.dropped_blocks)},
              {"write_errors", absl::StrCat(trouble.write_errors)},
+             {"lost_blocks", absl::StrCat(trouble.lost_blocks)},
+             {"repairs", absl::StrCat(trouble.repairs)},
              {"reason", trouble.reason}});
 }
 

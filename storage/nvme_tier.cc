@@ -29,6 +29,7 @@ constexpr auto kStallMax = std::chrono::seconds(10);  // of one write behind a s
 constexpr auto kCapacityWaitMax = std::chrono::seconds(2);
 constexpr auto kResumeInterval = std::chrono::milliseconds(200);
 constexpr auto kReopenInterval = std::chrono::seconds(10);  // it reads all metadata
+constexpr uint64_t kOpenSpaceMinBytes = 8u << 20;           // as hadald's at start
 
 // What RocksDB's threads tell the writer. Shared with RocksDB, which may call until it is closed.
 class Signals final : public rocksdb::EventListener {
@@ -50,7 +51,7 @@ class Signals final : public rocksdb::EventListener {
     background_error = true;
   }
 
-  std::atomic<uint64_t> flushed_sequence{0};
+  std::atomic<uint64_t> flushed_sequence{0};  // of the open database: another counts from lower
   std::atomic<bool> files_changed{false};
   std::atomic<bool> background_error{false};
 };
@@ -110,6 +111,7 @@ class RocksNvmeTier final : public NvmeTier {
   void write_erase(const Erase& erase);
   rocksdb::Status write_patiently(rocksdb::WriteBatch& batch);
   bool file_system_has_room() const;
+  bool may_open() const;
   bool wait_for_capacity(uint64_t bytes);
   void settle();
   void settle_flushed();
@@ -147,6 +149,7 @@ class RocksNvmeTier final : public NvmeTier {
 
   // Of the writer thread alone.
   uint64_t next_ordinal_ = 1;
+  uint64_t reopen_count_ = 0;
   uint64_t unflushed_bytes_ = 0;
   std::deque<Erase> on_disk_;  // every record written, oldest first, until its file goes
   SteadyTime last_flush_ = std::chrono::steady_clock::now();
@@ -158,6 +161,7 @@ class RocksNvmeTier final : public NvmeTier {
   std::atomic<uint64_t> file_bytes_{0};
   std::atomic<uint64_t> dropped_blocks_{0};
   std::atomic<uint64_t> write_errors_{0};
+  std::atomic<uint64_t> repairs_{0};
   std::atomic<uint64_t> db_reads_{0};
 
   std::vector<std::thread> threads_;
@@ -212,11 +216,16 @@ void RocksNvmeTier::stop_threads() {
   reader_wakes_.notify_all();
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();
-  for (Load& load : std::exchange(loads_, {})) {
-    load.done(absl::UnavailableError("the store is closing"));
+  // Nothing is added any more. They end without the lock: they hold blocks, and call back.
+  std::deque<Load> loads;
+  std::deque<QueueItem> queue;
+  {
+    const std::lock_guard lock(mutex_);
+    loads.swap(loads_);
+    queue.swap(queue_);
+    queue_bytes_ = 0;
   }
-  queue_.clear();
-  queue_bytes_ = 0;
+  for (Load& load : loads) load.done(absl::UnavailableError("the store is closing"));
 }
 
 void RocksNvmeTier::drop_one() { ++dropped_blocks_; }
@@ -248,7 +257,7 @@ void RocksNvmeTier::erase(const BlockKey& key, uint64_t ordinal) {
   {
     const std::lock_guard lock(mutex_);
     // Beyond the bound a restart may find the copy again: true bytes of a dropped block.
-    if (queue_.size() >= kErasesMax) return;
+    if (stopping_ || queue_.size() >= kErasesMax) return;
     queue_.push_back({{}, {key, ordinal}});
   }
   writer_wakes_.notify_one();
@@ -335,6 +344,7 @@ rocksdb::Status RocksNvmeTier::write_patiently(rocksdb::WriteBatch& batch) {
   options.disableWAL = true;
   options.no_slowdown = true;
   const SteadyTime give_up = std::chrono::steady_clock::now() + kStallMax;
+  const uint64_t reopen_count = reopen_count_;
   while (true) {
     const rocksdb::Status status = db_->db->Write(options, &batch);
     if (!status.IsIncomplete()) return status;
@@ -344,7 +354,8 @@ rocksdb::Status RocksNvmeTier::write_patiently(rocksdb::WriteBatch& batch) {
     }
     if (signals_->background_error || std::chrono::steady_clock::now() > give_up) return status;
     settle();
-    if (suspended_) return status;  // a resume may replace the database
+    // The batch names families of the database that it was made for.
+    if (suspended_ || reopen_count_ != reopen_count) return status;
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
 }
@@ -354,6 +365,13 @@ bool RocksNvmeTier::file_system_has_room() const {
   if (::statvfs(config_.path.c_str(), &info) != 0 || info.f_blocks == 0) return true;
   return static_cast<double>(info.f_bavail) / static_cast<double>(info.f_blocks) >=
          config_.free_space_min_fraction;
+}
+
+// RocksDB ends the process where it finds no room while it opens its files.
+bool RocksNvmeTier::may_open() const {
+  struct statvfs info;
+  if (::statvfs(config_.path.c_str(), &info) != 0 || info.f_blocks == 0) return true;
+  return file_system_has_room() && uint64_t{info.f_bavail} * info.f_frsize >= kOpenSpaceMinBytes;
 }
 
 // FIFO frees files a moment after a flush has added one: the writer waits for it, rather than let
@@ -524,13 +542,20 @@ void RocksNvmeTier::try_resume() {
 // stays in DRAM. Merging waits until the newer files alone are more than a merge takes: then none
 // reaches the damaged file again, which serves what can be read of it until FIFO drops it.
 void RocksNvmeTier::reopen() {
-  if (std::chrono::steady_clock::now() < next_reopen_) return;
-  if (db_ != nullptr) settle_flushed();
+  if (std::chrono::steady_clock::now() < next_reopen_ || !may_open()) return;
+  if (db_ != nullptr) {
+    settle_flushed();
+    settle_dropped();  // what made room is not lost
+  }
   if (!close_db()) return;
+  // What was repaired or emptied begins below it, and its blocks would pass for persisted.
+  signals_->flushed_sequence = 0;
+  if (!may_open()) return;  // closing flushed what was left
   NvmeTier::Recovery recovery;
   absl::StatusOr<std::unique_ptr<NvmeDb>> opened = open_nvme_db(config_, signals_, recovery.damage);
   absl::StatusOr<uint64_t> next = absl::UnavailableError("not opened");
   if (opened.ok()) next = recover_records(**opened, recovery);
+  if (recovery.damage.repaired) ++repairs_;
   next_reopen_ = std::chrono::steady_clock::now() + kReopenInterval;
   if (!next.ok()) return;
   forget_all_but(recovery.records);
@@ -542,6 +567,7 @@ void RocksNvmeTier::reopen() {
     const std::lock_guard lock(mutex_);
     db_ = *std::move(opened);
   }
+  ++reopen_count_;
   suspended_ = false;
 }
 
@@ -561,13 +587,13 @@ bool RocksNvmeTier::close_db() {
 }
 
 // Copies whose rows a reopened database lacks: not flushed, in a file that repair left out, or in
-// metadata that was damaged.
+// metadata that was damaged. What it has lies in files: closing RocksDB may have flushed it.
 void RocksNvmeTier::forget_all_but(const std::vector<NvmeRecord>& records) {
+  uint64_t persisted = 0;
   {
     const std::lock_guard lock(mutex_);
-    dropped_blocks_ += unpersisted_.size();
+    persisted = std::exchange(persisted_ordinal_, written_ordinal_);
     unpersisted_.clear();
-    persisted_ordinal_ = written_ordinal_;
   }
   unflushed_bytes_ = 0;
   std::deque<Erase> kept;
@@ -576,8 +602,9 @@ void RocksNvmeTier::forget_all_but(const std::vector<NvmeRecord>& records) {
     while (found != records.end() && found->ordinal < copy.ordinal) ++found;
     if (found != records.end() && found->ordinal == copy.ordinal) {
       kept.push_back(copy);
+      if (copy.ordinal > persisted) listener_->on_persisted(copy.key, copy.ordinal);
     } else {
-      listener_->on_dropped(copy.key, copy.ordinal);
+      listener_->on_lost(copy.key, copy.ordinal);
     }
   }
   on_disk_ = std::move(kept);
@@ -613,6 +640,7 @@ NvmeStats RocksNvmeTier::stats() const {
   stats.file_bytes = file_bytes_;
   stats.dropped_blocks = dropped_blocks_;
   stats.write_errors = write_errors_;
+  stats.repairs = repairs_;
   stats.db_reads = db_reads_;
   stats.suspended = suspended_;
   const std::lock_guard lock(mutex_);

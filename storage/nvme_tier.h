@@ -62,6 +62,8 @@ class NvmeListener {
   virtual void on_persisted(const BlockKey& key, uint64_t ordinal) = 0;
   // The file that held it is gone. True where `ordinal` was the newest copy of the key.
   virtual bool on_dropped(const BlockKey& key, uint64_t ordinal) = 0;
+  // Damage or a failing disk took this copy while the tier was open.
+  virtual void on_lost(const BlockKey& key, uint64_t ordinal) = 0;
 };
 
 struct NvmeStats {
@@ -70,6 +72,7 @@ struct NvmeStats {
   uint64_t queue_bytes = 0;
   uint64_t dropped_blocks = 0;  // never written: queue full, disk full or write error
   uint64_t write_errors = 0;
+  uint64_t repairs = 0;    // of a directory found damaged while it was open
   uint64_t db_reads = 0;   // lookups that reached RocksDB
   bool suspended = false;  // disk full or failing: nothing is offloaded
   absl::Duration oldest_unpersisted_age;

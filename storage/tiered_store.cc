@@ -30,7 +30,7 @@ struct Counters {
   std::atomic<uint64_t> puts_stored{0}, puts_duplicate{0}, puts_refused{0};
   std::atomic<uint64_t> reads{0}, read_misses{0}, dram_hits{0}, nvme_hits{0};
   std::atomic<uint64_t> bad_blocks{0}, non_finite{0}, raw_bytes{0}, encoded_bytes{0};
-  std::atomic<uint64_t> dram_evicted{0}, nvme_evicted{0}, token_collisions{0};
+  std::atomic<uint64_t> dram_evicted{0}, nvme_evicted{0}, nvme_lost{0}, token_collisions{0};
 };
 
 // One put between reserve and commit.
@@ -191,6 +191,9 @@ class TieredStoreImpl final : public TieredStore, private NvmeListener {
     if (!index_->detach_nvme(key, ordinal)) return false;
     ++counters_.nvme_evicted;
     return true;
+  }
+  void on_lost(const BlockKey& key, uint64_t ordinal) override {
+    if (index_->detach_nvme(key, ordinal)) ++counters_.nvme_lost;
   }
 
   const Clock& clock_;
@@ -690,6 +693,8 @@ StoreStats TieredStoreImpl::stats() const {
     stats.nvme_queue_bytes = nvme.queue_bytes;
     stats.nvme_dropped_blocks = nvme.dropped_blocks;
     stats.nvme_write_errors = nvme.write_errors;
+    stats.nvme_lost_blocks = counters_.nvme_lost;
+    stats.nvme_repairs = nvme.repairs;
     stats.nvme_db_reads = nvme.db_reads;
     stats.oldest_unpersisted_age = nvme.oldest_unpersisted_age;
   }

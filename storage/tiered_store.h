@@ -65,6 +65,8 @@ struct StoreStats {
   uint64_t encoded_bytes = 0;  // what they were encoded to
   uint64_t pinned_bytes = 0;
   uint64_t nvme_queue_bytes = 0, nvme_dropped_blocks = 0, nvme_write_errors = 0;
+  uint64_t nvme_lost_blocks = 0;   // copies that damage or a failing disk took since the start
+  uint64_t nvme_repairs = 0;       // times that the directory was damaged since and made good
   uint64_t nvme_db_reads = 0;      // reads that reached RocksDB: a miss adds none
   uint64_t persisted_blocks = 0;   // survive kill -9
   uint64_t recovered_blocks = 0;   // found at start

@@ -6,12 +6,14 @@
 #include <poll.h>
 
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/encoded_block.h"
 #include "tests/client/kv_buffer.h"
 #include "tests/client/test_node.h"
 
@@ -412,6 +414,52 @@ TEST_F(ClientTest, CorruptBlockIsACountedMissAndGone) {
     std::fill(node_->slab().begin(), node_->slab().end(), std::byte{0});
   }
   EXPECT_EQ(client_->stats().misses_data_loss, 2u);
+}
+
+// As a bug in the node would: the put was checked, the bytes are others since.
+TEST_F(ClientTest, ABlockOverwrittenInDramIsACountedMissAndGone) {
+  const auto edit = [](const std::function<void(BlockHeader&)>& change) {
+    return [change](absl::Span<std::byte> block) {
+      BlockHeader header;
+      std::memcpy(&header, block.data(), sizeof(header));
+      change(header);
+      std::memcpy(block.data(), &header, sizeof(header));
+      seal_block(block);
+    };
+  };
+  const auto zero = [](absl::Span<std::byte> part) {
+    std::fill(part.begin(), part.end(), std::byte{0});
+  };
+  const std::pair<const char*, std::function<void(absl::Span<std::byte>)>> kinds[] = {
+      {"version", edit([](BlockHeader& header) { header.version += 1; })},
+      {"layout hash", edit([](BlockHeader& header) { header.layout_hash ^= 1; })},
+      {"cut", [&](absl::Span<std::byte> block) { zero(block.subspan(block.size() / 2)); }},
+      {"zeroed", zero},
+  };
+  KvBuffer in(small_layout());
+  KvBuffer out(small_layout());
+  in.fill_random(9);
+  uint64_t bad = 0;
+  for (const auto& [name, spoil] : kinds) {
+    SCOPED_TRACE(name);
+    ASSERT_TRUE(put_one(layout_, "a", in).status.ok());
+    ASSERT_EQ(node_->blocks().size(), 1u);
+    spoil(node_->blocks()[0]);
+    out.fill(std::byte{0x5A});
+    const int reports = node_->handler().bad_reports;
+    const KeyResult got = get_one(layout_, "a", out);
+    EXPECT_TRUE(absl::IsDataLoss(got.status)) << got.status;
+    EXPECT_TRUE(out.all(std::byte{0x5A}));
+    EXPECT_EQ(client_->stats().misses_data_loss, ++bad);
+    const absl::Time until = absl::Now() + absl::Seconds(5);
+    while (node_->handler().bad_reports == reports && absl::Now() < until) {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    EXPECT_TRUE(absl::IsNotFound(get_one(layout_, "a", out).status));
+    EXPECT_EQ(node_->store().stats().bad_blocks, bad);
+    EXPECT_TRUE(node_->store().list(SIZE_MAX).empty());
+    zero(node_->slab());
+  }
 }
 
 TEST_F(ClientTest, ReportBadOfTheEngineReachesTheNode) {

@@ -98,18 +98,25 @@ NodeAddress TestNode::address(double weight) const {
   return {"127.0.0.1", server_->port(), weight};
 }
 
-int TestNode::corrupt_blocks() {
-  int found = 0;
+std::vector<absl::Span<std::byte>> TestNode::blocks() {
+  std::vector<absl::Span<std::byte>> found;
   const absl::Span<std::byte> bytes = slab();
   for (size_t at = 0; at + sizeof(BlockHeader) <= bytes.size(); at += 64) {
     BlockHeader header;
     std::memcpy(&header, bytes.data() + at, sizeof(header));
     if (header.magic != kBlockMagic || header.header_bytes != sizeof(header)) continue;
     if (header.total_bytes > bytes.size() - at) continue;
-    bytes[at + header.total_bytes - 128] ^= std::byte{0x10};  // inside the last cell
-    ++found;
+    found.push_back(bytes.subspan(at, header.total_bytes));
   }
   return found;
+}
+
+int TestNode::corrupt_blocks() {
+  const std::vector<absl::Span<std::byte>> found = blocks();
+  for (const absl::Span<std::byte> block : found) {
+    block[block.size() - 128] ^= std::byte{0x10};  // inside the last cell
+  }
+  return static_cast<int>(found.size());
 }
 
 }  // namespace hadal

@@ -71,6 +71,8 @@ class TestNode {
   StoreHandler& handler() { return *handler_; }
   absl::Span<std::byte> slab() { return slab_->bytes(); }
 
+  // The bytes in the slab that look like a block.
+  std::vector<absl::Span<std::byte>> blocks();
   // Flips one byte in the middle of every block in the slab; answers how many there were.
   int corrupt_blocks();
 

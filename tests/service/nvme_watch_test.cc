@@ -40,6 +40,19 @@ TEST(NvmeWatchTest, TellsAtOnceAndThenOnceInAPause) {
   EXPECT_EQ(trouble->write_errors, 0u);
 }
 
+TEST(NvmeWatchTest, TellsOfDamageOnce) {
+  NvmeWatch watch(config_with(1.0), absl::Minutes(1));
+  StoreStats stats;
+  stats.nvme_repairs = 1;
+  stats.nvme_lost_blocks = 7;
+  const auto trouble = watch.look(stats, absl::UnixEpoch());
+  ASSERT_TRUE(trouble.has_value());
+  EXPECT_EQ(trouble->repairs, 1u);
+  EXPECT_EQ(trouble->lost_blocks, 7u);
+  EXPECT_THAT(trouble->reason, HasSubstr("test the disk"));
+  EXPECT_FALSE(watch.look(stats, absl::UnixEpoch() + absl::Hours(1)).has_value());
+}
+
 TEST(NvmeWatchTest, SaysWhatIsWrong) {
   StoreStats stats;
   stats.nvme_write_errors = 1;

@@ -244,8 +244,8 @@ bool persists_again(TieredStore& store, uint64_t first_number) {
 }
 
 bool fails_to_write(TieredStore& store) {
-  for (int i = 0; i < 1000 && store.stats().nvme_write_errors == 0; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  for (int i = 0; i < 10'000 && store.stats().nvme_write_errors == 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   return store.stats().nvme_write_errors > 0;
 }
@@ -292,6 +292,77 @@ TEST_F(NvmeStoreTest, AMergeOfADamagedFileStopsOffloadingForAMomentOnly) {
       for (uint64_t i = 2000; i < 2120; ++i) expect_whole(*store, i);
     }
   }
+}
+
+bool is_persisted(const TieredStore& store, uint64_t number) {
+  const BlockKey key = test_key(number);
+  return store.describe({&key, 1})[0].persisted;
+}
+
+// Of more blocks than a memtable of 1 MiB holds. The first memtable is flushed because it is full,
+// the second is not: the files that the first adds make the writer look what is persisted.
+void expect_last_waits_for_flush(TieredStore& store, uint64_t first_number) {
+  const uint64_t last = first_number + 39;
+  std::vector<TestBlock>
+      blocks;  // made first: the puts must outrun the flush of the first memtable
+  for (uint64_t i = first_number; i <= last; ++i) blocks.push_back(make_block(i));
+  for (const TestBlock& block : blocks) ASSERT_TRUE(put(store, block).ok());
+  for (int i = 0; i < 1000 && !is_persisted(store, first_number); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  ASSERT_TRUE(is_persisted(store, first_number));
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // it looks at one after the other
+  EXPECT_FALSE(is_persisted(store, last));
+  ASSERT_TRUE(store.flush(absl::Seconds(20)).ok());
+  EXPECT_TRUE(is_persisted(store, last));
+}
+
+// A directory that lost its newest files counts its writes from lower than the closed one did.
+TEST_F(NvmeStoreTest, AfterARepairOnlyAFlushMakesBlocksPersisted) {
+  config_.nvme.memtable_bytes = kMiB;
+  config_.nvme.flush_interval = absl::Hours(1);
+  const std::unique_ptr<TieredStore> store = open();
+  const auto put_file = [&](uint64_t number) {
+    EXPECT_TRUE(put(*store, make_block(number)).ok());
+    EXPECT_TRUE(put(*store, make_block(number + 1)).ok());
+    return store->flush(absl::Seconds(20)).ok();
+  };
+  for (uint64_t i = 100; i < 200; ++i) {
+    ASSERT_TRUE(put(*store, make_block(i)).ok());
+    if (i % 100 != 99) continue;
+    ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+  }
+  for (uint64_t i = 0; i < 14; i += 2) ASSERT_TRUE(put_file(i));
+  const std::vector<std::filesystem::path> data = data_files(config_.nvme.path);
+  damage_files(config_.nvme.path, data.at(data.size() - 2).filename());
+  // The writer cannot open it again before this test has cut the files.
+  const std::string format = config_.nvme.path + "/HADAL_NVME_FORMAT";
+  std::filesystem::rename(format, format + "_away");
+  put_file(14);
+  ASSERT_TRUE(fails_to_write(*store));
+  for (const auto& entry : std::filesystem::directory_iterator(config_.nvme.path)) {
+    if (entry.path().extension() != ".sst") continue;
+    std::error_code gone;  // what the failed merge had begun
+    const uint64_t bytes = entry.file_size(gone);
+    if (!gone) std::filesystem::resize_file(entry.path(), bytes / 2, gone);
+  }
+  std::filesystem::rename(format + "_away", format);
+  // Blocks that meet the closed directory are dropped.
+  bool reopened = false;
+  for (uint64_t i = 0; i < 1500 && !reopened; ++i) {
+    const uint64_t dropped = store->stats().nvme_dropped_blocks;
+    ASSERT_TRUE(put(*store, make_block(1000 + i)).ok());
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    reopened = store->stats().nvme_dropped_blocks == dropped;
+  }
+  ASSERT_TRUE(reopened);
+  ASSERT_EQ(store->stats().persisted_blocks, 0u);
+  EXPECT_EQ(store->stats().nvme_repairs, 1u);
+  EXPECT_EQ(store->stats().nvme_lost_blocks, 116u);  // each counted once, under this name alone
+  EXPECT_EQ(store->stats().tiers[1].evicted_blocks, 0u);
+  // More than once, since the writer may look before the last of them is written.
+  for (uint64_t round = 0; round < 2; ++round)
+    expect_last_waits_for_flush(*store, 2000 + 100 * round);
 }
 
 TEST_F(NvmeStoreTest, ACompactionOfDamagedMetadataStopsOffloadingForAMomentOnly) {

@@ -21,6 +21,7 @@ class QuietListener final : public NvmeListener {
   bool on_written(const NvmeRecord&) override { return true; }
   void on_persisted(const BlockKey&, uint64_t) override {}
   bool on_dropped(const BlockKey&, uint64_t) override { return true; }
+  void on_lost(const BlockKey&, uint64_t) override {}
 };
 
 class NvmeStoreTest : public ::testing::Test {

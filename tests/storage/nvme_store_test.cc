@@ -50,6 +50,25 @@ TEST_F(NvmeStoreTest, ServesAfterARestart) {
   EXPECT_EQ(store->stats().tiers[1].raw_bytes, raw_bytes);
 }
 
+TEST_F(NvmeStoreTest, TheAgeOfTheOldestUnpersistedBlockGrowsUntilAFlush) {
+  config_.nvme.flush_interval = absl::Hours(1);
+  ManualClock clock;
+  const auto store = TieredStore::open(config_, slab_.span(), clock).value();
+  const auto age = [&] { return store->stats().oldest_unpersisted_age; };
+  clock.advance(absl::Seconds(100));
+  EXPECT_EQ(age(), absl::ZeroDuration());
+  ASSERT_TRUE(put(*store, make_block(1)).ok());
+  clock.advance(absl::Seconds(7));
+  EXPECT_EQ(age(), absl::Seconds(7));
+  ASSERT_TRUE(put(*store, make_block(2)).ok());  // the oldest counts
+  clock.advance(absl::Seconds(3));
+  EXPECT_EQ(age(), absl::Seconds(10));
+  ASSERT_TRUE(store->flush(absl::Seconds(20)).ok());
+  EXPECT_EQ(age(), absl::ZeroDuration());
+  clock.advance(absl::Seconds(5));
+  EXPECT_EQ(age(), absl::ZeroDuration());
+}
+
 TEST_F(NvmeStoreTest, TokensOfARestartedStoreAreCompared) {
   {
     const std::unique_ptr<TieredStore> store = open();
@@ -443,6 +462,62 @@ TEST_F(NvmeStoreTest, AFullDiskStopsOffloadingAndSpaceResumesIt) {
   }
   EXPECT_TRUE(persisted());
   expect_whole(*store, number);
+}
+
+// Opening RocksDB on a full disk would end the process. The merge that ends writing is that of
+// AMergeOfADamagedFileStopsOffloadingForAMomentOnly.
+TEST_F(NvmeStoreTest, AFailedDirectoryIsNotOpenedAgainOnAFullDisk) {
+  Tmpfs disk(dir_.path() + "/disk", "size=64m");
+  if (!disk.mounted()) GTEST_SKIP() << "may not mount a tmpfs";
+  config_.nvme.path = dir_.path() + "/disk/nvme";
+  config_.nvme.memtable_bytes = kMiB;
+  config_.nvme.flush_interval = absl::Hours(1);
+  const std::unique_ptr<TieredStore> store = open();
+  ASSERT_NE(store, nullptr);
+  const auto put_file = [&](uint64_t number) {
+    EXPECT_TRUE(put(*store, make_block(number)).ok());
+    EXPECT_TRUE(put(*store, make_block(number + 1)).ok());
+    return store->flush(absl::Seconds(20)).ok();
+  };
+  for (uint64_t i = 0; i < 14; i += 2) ASSERT_TRUE(put_file(i));
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(config_.nvme.path)) {
+    if (entry.path().extension() == ".sst" && entry.file_size() > (64u << 10)) {
+      files.push_back(entry.path());
+    }
+  }
+  std::sort(files.begin(), files.end());
+  ASSERT_EQ(files.size(), 7u);
+  std::fstream damaged(files[5], std::ios::in | std::ios::out | std::ios::binary);
+  for (uint64_t at = 100; at < std::filesystem::file_size(files[5]); at += 8192) {
+    damaged.seekp(static_cast<std::streamoff>(at));
+    damaged.write("\x5a\x5b\x5c\x5d", 4);
+  }
+  damaged.close();
+  // The writer cannot open it again before the disk is full.
+  const std::string format = config_.nvme.path + "/HADAL_NVME_FORMAT";
+  std::filesystem::rename(format, format + "_away");
+  put_file(14);
+  for (int i = 0; i < 10'000 && store->stats().nvme_write_errors == 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  ASSERT_GT(store->stats().nvme_write_errors, 0u);
+  const std::string ballast = dir_.path() + "/disk/ballast";
+  std::ofstream(ballast) << std::string(64 * kMiB, 'x');  // as much as fits
+  std::filesystem::rename(format + "_away", format);
+  // Several times as long as the writer waits between its attempts.
+  std::this_thread::sleep_for(std::chrono::seconds(1));
+  EXPECT_TRUE(absl::IsUnavailable(store->flush(absl::Seconds(1)).status()));
+  std::filesystem::remove(ballast);
+  bool persisted = false;
+  for (uint64_t i = 0; i < 1000 && !persisted; ++i) {
+    const BlockKey key = test_key(1000 + i);
+    ASSERT_TRUE(put(*store, make_block(1000 + i)).ok());
+    store->flush(absl::Seconds(1)).IgnoreError();
+    persisted = store->describe({&key, 1})[0].persisted;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  EXPECT_TRUE(persisted);
 }
 
 TEST_F(NvmeStoreTest, LittleFreeSpaceStopsOffloading) {
