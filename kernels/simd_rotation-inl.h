@@ -142,8 +142,8 @@ HWY_INLINE void rotate_pairs(const int8_t* core_matrix, V16* HWY_RESTRICT x) {
   }
 }
 
-// The last strides of a power of two, 32 and 16 (or 4 lanes and 2): what register 8g + k has in its
-// lanes comes into registers, and bits of k into lanes.
+// Butterflies of the two upper bits of a block's lanes. They come into registers, and two bits of a
+// register's number into lanes.
 template <int kCount, class V>
 HWY_INLINE void butterflies_of_octets(V* HWY_RESTRICT x) {
 #pragma GCC unroll 4
@@ -183,26 +183,14 @@ HWY_INLINE void rotate_wide_octets(V32* HWY_RESTRICT half) {
 // value 64g + 8j + k is in lane j of register 8g + octet_register(k).
 template <int kHeadDim, int kSets>
 HWY_INLINE void rotate_to_octets(V16* HWY_RESTRICT x) {
-  butterflies_across<1, kHeadDim / 8, kHeadDim / 8 * kSets>(x);
-#pragma GCC unroll 4
-  for (int i = 0; i < kHeadDim / 8 * kSets; i += 8) {
-#pragma GCC unroll 4
-    for (int k = i; k < i + 8; k += 2) {
-      interleave<int16_t>(x[k], x[k + 1]);
-      butterfly(x[k], x[k + 1]);
-    }
-#pragma GCC unroll 4
-    for (int k = i; k < i + 4; ++k) {
-      interleave<int32_t>(x[k], x[k + 4]);
-      butterfly(x[k], x[k + 4]);
-    }
-#pragma GCC unroll 4
-    for (int n = 0; n < 4; ++n) {
-      const int k = i + n / 2 * 4 + n % 2;
-      interleave<int32_t>(x[k], x[k + 2]);
-      butterfly(x[k], x[k + 2]);
-    }
+  constexpr int kCount = kHeadDim / 8 * kSets;
+  butterflies_across<1, kHeadDim / 8, kCount>(x);
+#pragma GCC unroll 16
+  for (int i = 0; i < kCount; i += 2) {
+    interleave<int16_t>(x[i], x[i + 1]);
+    butterfly(x[i], x[i + 1]);
   }
+  butterflies_of_octets<kCount>(x);
 }
 // Where it has value 64g + 8j + k.
 constexpr int octet_register(int k) { return k % 2 * 4 + k / 4 * 2 + k / 2 % 2; }
