@@ -253,7 +253,8 @@ class Decoder {
     return hn::Div(norm, length);
   }
 
-  // Two passes over each batch, so that no group waits for its own square roots and divisions.
+  // Two passes over each batch, so that no group waits for its own square roots and divisions. What
+  // they call is not inlined, or it would be compiled for every pair of a precision and a type.
   template <class Rotate, class Store>
   HWY_INLINE void in_batches(const Rotate& rotate_one, const Store& store_one) {
     for (uint32_t begin = run_.exact_token_count; begin < run_.token_count; begin += kBatch) {
@@ -279,7 +280,7 @@ class Decoder {
   }
 
   template <int kPlanes>
-  HWY_INLINE void rotate_group(uint32_t token, int group, const Centroids<kPlanes>& centroids) {
+  HWY_NOINLINE void rotate_group(uint32_t token, int group, const Centroids<kPlanes>& centroids) {
     V16 x[kCount * kSets];
     Squares squares;
     if constexpr (kOctets) {
@@ -308,7 +309,7 @@ class Decoder {
   }
 
   template <DType kType, bool kOffsets, bool kWide>
-  HWY_INLINE void store_group(uint32_t token, int group) const {
+  HWY_NOINLINE void store_group(uint32_t token, int group) const {
     if (!stream_ && run_.ahead != nullptr) {
       constexpr size_t kTokenBytes = kHeadDim * bytes_of(kType);
       prefetch(run_.ahead + token * kTokenBytes, kGroupTokens * kTokenBytes);
@@ -403,8 +404,8 @@ class Decoder {
   }
 
   template <int kPlanes>
-  HWY_INLINE void rotate_wide_group(uint32_t token, int group,
-                                    const WideCentroids<kPlanes>& centroids) {
+  HWY_NOINLINE void rotate_wide_group(uint32_t token, int group,
+                                      const WideCentroids<kPlanes>& centroids) {
     Squares squares;
     for (int section = 0; section < (kHeadDim + 127) / 128; ++section) {
       V8 low_planes[4], high_planes[4], low[8], high[8];
