@@ -255,8 +255,8 @@ class Decoder {
 
   // Two passes over each batch, so that no group waits for its own square roots and divisions. What
   // they call is not inlined, or it would be compiled for every pair of a precision and a type.
-  template <class Rotate, class Store>
-  HWY_INLINE void in_batches(const Rotate& rotate_one, const Store& store_one) {
+  template <DType kType, bool kWide, class Rotate>
+  HWY_INLINE void in_batches(const Rotate& rotate_one) {
     for (uint32_t begin = run_.exact_token_count; begin < run_.token_count; begin += kBatch) {
       prepare(begin);
       const uint32_t left = (run_.token_count - begin + kGroupTokens - 1) / kGroupTokens;
@@ -264,19 +264,19 @@ class Decoder {
       for (int group = 0; group < groups; ++group) {
         rotate_one(begin + group * kGroupTokens, group);
       }
-      for (int group = 0; group < groups; ++group) store_one(begin + group * kGroupTokens, group);
+      for (int group = 0; group < groups; ++group) {
+        const uint32_t token = begin + group * kGroupTokens;
+        run_.offsets != nullptr ? store_group<kType, true, kWide>(token, group)
+                                : store_group<kType, false, kWide>(token, group);
+      }
     }
   }
 
   template <int kPlanes, DType kType>
   void decode_narrow() {
     const Centroids<kPlanes> centroids(run_.tables->centroids[kPlanes - 1].data());
-    in_batches([&](uint32_t token, int group)
-                   HWY_ATTR { rotate_group<kPlanes>(token, group, centroids); },
-               [&](uint32_t token, int group) HWY_ATTR {
-                 run_.offsets != nullptr ? store_group<kType, true, false>(token, group)
-                                         : store_group<kType, false, false>(token, group);
-               });
+    in_batches<kType, false>([&](uint32_t token, int group)
+                                 HWY_ATTR { rotate_group<kPlanes>(token, group, centroids); });
   }
 
   template <int kPlanes>
@@ -338,7 +338,7 @@ class Decoder {
     }
   };
   struct Wide {
-    const V32* halves[2];  // as rotate_wide_octets() leaves them
+    const V32* halves[2];  // as rotate_octets() leaves them
     HWY_INLINE V32 integers(const int16_t* weights, int i, int k) const {
       // The sign is that of the first weight.
       const V32 pairs = hn::BitCast(I32(), hn::LoadDup128(I16(), weights + 16 * i + 8 * k));
@@ -392,12 +392,9 @@ class Decoder {
   void decode_wide() {
     if constexpr (kOctets) {
       const WideCentroids<kPlanes> centroids(run_.tables->centroids[kPlanes - 1].data());
-      in_batches([&](uint32_t token, int group)
-                     HWY_ATTR { rotate_wide_group<kPlanes>(token, group, centroids); },
-                 [&](uint32_t token, int group) HWY_ATTR {
-                   run_.offsets != nullptr ? store_group<kType, true, true>(token, group)
-                                           : store_group<kType, false, true>(token, group);
-                 });
+      in_batches<kType, true>([&](uint32_t token, int group) HWY_ATTR {
+        rotate_wide_group<kPlanes>(token, group, centroids);
+      });
     } else {
       decode_one_by_one<kType>();
     }
@@ -426,7 +423,7 @@ class Decoder {
         butterfly_of_pairs(second, wide_[group][0][at + 8], wide_[group][1][at + 8]);
       }
     }
-    for (V32* half : {wide_[group][0], wide_[group][1]}) rotate_wide_octets<kHeadDim, kSets>(half);
+    for (V32* half : {wide_[group][0], wide_[group][1]}) rotate_octets<kHeadDim, kSets>(half);
     remember_scales(group, squares);
   }
 

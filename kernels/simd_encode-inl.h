@@ -315,17 +315,26 @@ class Encoder {
     }
   }
 
-  // Plane by plane. `above`: of the planes before, less the first, which is the sign.
+  // The bits of the planes after the first, which is the sign, plane by plane. `above`: those of
+  // the planes before.
   template <int kPlane, int kBits>
   static HWY_INLINE V16 search(V16 magnitude, const V16* thresholds, hn::MFromD<I16>* above) {
     if constexpr (kPlane == kBits) {
-      return hn::Set(I16(), 1 << (kBits - 1));
+      return hn::Zero(I16());
     } else {
       auto& bit = above[kPlane - 1];
       bit = hn::Gt(magnitude, pick<kPlane - 1>(thresholds, 1, above));
       const V16 value = hn::IfThenElseZero(bit, hn::Set(I16(), 1 << (kBits - 1 - kPlane)));
       return hn::Or(value, search<kPlane + 1, kBits>(magnitude, thresholds, above));
     }
+  }
+
+  // The whole index: the first plane's bit is set for a positive y, and the others are the opposite
+  // ones for a negative one.
+  template <int kBits>
+  static HWY_INLINE V16 with_sign(V16 found, V16 sign) {
+    const V16 positive = hn::Or(found, hn::Set(I16(), 1 << (kBits - 1)));
+    return hn::Xor(positive, hn::And(sign, hn::Set(I16(), (1 << kBits) - 1)));
   }
 
   template <int kBits>
@@ -335,8 +344,8 @@ class Encoder {
     for (int i = 0; i < kCount * kSets; ++i) {
       const V16 sign = hn::ShiftRight<15>(x[i]);
       hn::MFromD<I16> above[kBits];
-      const V16 index = search<1, kBits>(hn::Xor(x[i], sign), thresholds, above);
-      x[i] = hn::Xor(index, hn::And(sign, hn::Set(I16(), (1 << kBits) - 1)));
+      const V16 found = search<1, kBits>(hn::Xor(x[i], sign), thresholds, above);
+      x[i] = with_sign<kBits>(found, sign);
     }
   }
 
@@ -352,14 +361,10 @@ class Encoder {
         sign[n] = hn::ShiftRight<15>(x[i + n]);
         magnitude[n] = hn::Xor(x[i + n], sign[n]);
         hn::MFromD<I16> above[kNarrowPlanesMax];
-        const V16 found = search<1, kNarrowPlanesMax>(magnitude[n], thresholds, above);
-        index[n] = hn::And(found, hn::Set(d, 0x0f));
+        index[n] = search<1, kNarrowPlanesMax>(magnitude[n], thresholds, above);
       }
       next_bits<kNarrowPlanesMax, kBits>(magnitude, index);
-      for (int n = 0; n < 2; ++n) {
-        const V16 whole = hn::Or(index[n], hn::Set(d, 1 << (kBits - 1)));
-        x[i + n] = hn::Xor(whole, hn::And(sign[n], hn::Set(d, (1 << kBits) - 1)));
-      }
+      for (int n = 0; n < 2; ++n) x[i + n] = with_sign<kBits>(index[n], sign[n]);
     }
   }
 

@@ -163,20 +163,13 @@ HWY_INLINE void butterflies_of_octets(V* HWY_RESTRICT x) {
 }
 
 // As rotate_pairs() for a power of two, where value 64g + 8j + k is in lane j of register 8g + k
-// before, as nibbles_of() has it. kSets vectors one after the other.
-template <int kHeadDim, int kSets>
-HWY_INLINE void rotate_octets(V16* HWY_RESTRICT x) {
+// before, as nibbles_of() has it. kSets vectors one after the other. In 32 bits the same of one of
+// the two halves that butterfly_of_pairs() makes: of values 16n to 16n + 15 register 2n then has
+// the even ones of that half, register 2n + 1 the odd ones, in their order.
+template <int kHeadDim, int kSets, class V>
+HWY_INLINE void rotate_octets(V* HWY_RESTRICT x) {
   butterflies_across<1, kHeadDim / 8, kHeadDim / 8 * kSets>(x);
   butterflies_of_octets<kHeadDim / 8 * kSets>(x);
-}
-
-// The same in 32 bits, of the half whose bit 8 is clear or of the one where it is set, after
-// butterfly_of_pairs(). Then of values 16n to 16n + 15 register 2n has the even ones of the half,
-// register 2n + 1 the odd ones, in their order.
-template <int kHeadDim, int kSets>
-HWY_INLINE void rotate_wide_octets(V32* HWY_RESTRICT half) {
-  butterflies_across<1, kHeadDim / 8, kHeadDim / 8 * kSets>(half);
-  butterflies_of_octets<kHeadDim / 8 * kSets>(half);
 }
 
 // All of W for a power of two. Before, lanes of register i have values 8i + 0 4 1 5 2 6 3 7; after,
