@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/commands.h"
+#include "client/usage.h"
 
 namespace hadal::cli {
 namespace {
@@ -106,12 +107,8 @@ int run(int argc, char** argv) {
   } catch (const CLI::Success& wish) {  // --help, --version
     return app.exit(wish);
   } catch (const CLI::ParseError& error) {
-    // CLI11 misses the subcommand before it looks at the word in its place.
-    const std::vector<std::string> words = app.remaining();
-    const std::string problem = app.get_subcommands().empty() && !words.empty()
-                                    ? absl::StrCat("'", words.front(), "' is no subcommand")
-                                    : error.what();
-    std::fprintf(stderr, "hadalctl: %s\nRun hadalctl --help for usage.\n", problem.c_str());
+    std::fprintf(stderr, "hadalctl: %s\nRun hadalctl --help for usage.\n",
+                 usage_problem(app, error).c_str());
     return kExitUsage;
   }
   const std::string name = app.get_subcommands().front()->get_name();

@@ -18,6 +18,7 @@
 #include "client/llama/llama_engine.h"
 #include "client/llama/prefix_cache.h"
 #include "client/llama/quality.h"
+#include "client/usage.h"
 
 namespace {
 
@@ -261,13 +262,7 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help
-    // CLI11 misses the subcommand before it looks at the word in its place.
-    const std::vector<std::string> words = app.remaining();
-    if (app.get_subcommands().empty() && !words.empty()) {
-      std::cerr << "hadal-llama: '" << words.front() << "' is no subcommand\n";
-    } else {
-      std::cerr << "hadal-llama: " << error.what() << "\n";
-    }
+    std::cerr << "hadal-llama: " << hadal::usage_problem(app, error) << "\n";
     return 2;
   }
   options.cache.timeout = absl::Milliseconds(options.timeout_ms);
