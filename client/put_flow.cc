@@ -205,10 +205,9 @@ void end_duplicate(const PutRequest& put, size_t index, const KeyAnswer& answer)
 // As the node decides of an offer: a block that lacks planes is replaced by a whole one, and one of
 // other tokens is refused.
 bool is_duplicate(const PutRequest& put, size_t index, const KeyAnswer& stored) {
-  const uint64_t digest = put.blocks[index].token_digest;
-  const bool same_tokens = digest == 0 || stored.token_digest == 0 || stored.token_digest == digest;
-  return stored.state == BlockState::present && stored.dropped_planes == 0 &&
-         stored.precision.satisfies(put.precision()) && same_tokens;
+  return stored.state == BlockState::present &&
+         makes_duplicate(stored.dropped_planes, stored.precision, put.precision()) &&
+         !are_other_tokens(stored.token_digest, put.blocks[index].token_digest);
 }
 
 // The node's answer to which blocks it has.

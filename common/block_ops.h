@@ -1,7 +1,7 @@
 #pragma once
 
 // What is asked of a store and what it answers, shared by transport (which ships these), storage
-// (which answers them) and client. Plain values, no behaviour.
+// (which answers them) and client. Plain values, and the rules that client and store must share.
 
 #include <cstddef>
 #include <cstdint>
@@ -45,6 +45,17 @@ struct KeyAnswer {
   uint64_t generation = 0;    // changes when the block is replaced; 0 is never used
   uint64_t token_digest = 0;  // as its put said; 0 where unknown
 };
+
+// Whether a stored copy makes a put of this precision a duplicate: it is whole, and as precise.
+constexpr bool makes_duplicate(uint8_t dropped_planes, const Precision& stored,
+                               const Precision& offered) {
+  return dropped_planes == 0 && stored.satisfies(offered);
+}
+
+// Both digests are known, and differ: two sequences of tokens have one key.
+constexpr bool are_other_tokens(uint64_t digest, uint64_t other) {
+  return digest != 0 && other != 0 && digest != other;
+}
 
 struct LookupOptions {
   // Pin what is present under a lease of this length; 0 pins nothing.

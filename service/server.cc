@@ -84,7 +84,6 @@ absl::Status check_memory(const Config& config) {
 // A full disk later is no trouble, but RocksDB ends the whole process where it finds no room while
 // it opens its files.
 absl::Status check_disk(const Config& config) {
-  constexpr uint64_t kOpenSpaceMinBytes = 8u << 20;
   const std::string& path = config.store.nvme.path;
   if (path.empty()) return absl::OkStatus();
   struct statvfs info = {};
@@ -94,10 +93,10 @@ absl::Status check_disk(const Config& config) {
   }
   const uint64_t free_bytes = uint64_t{info.f_bavail} * info.f_frsize;
   const bool writable = info.f_blocks > 0 && (info.f_flag & ST_RDONLY) == 0;
-  if (!writable || free_bytes >= kOpenSpaceMinBytes) return absl::OkStatus();
+  if (!writable || free_bytes >= kNvmeOpenSpaceMinBytes) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat(
       "nvme.path ", path, " lies on a full file system: ", free_bytes >> 10, "KiB are free, ",
-      format_size(kOpenSpaceMinBytes),
+      format_size(kNvmeOpenSpaceMinBytes),
       " are needed to start; free space, or choose another nvme.path in ", config.file));
 }
 

@@ -351,16 +351,16 @@ absl::Status BlockIndex::begin_put(const PutOffer& offer) {
           "the block index is full and every block is pinned or in "
           "use; raise index_max_blocks");
     }
-  } else if (entry->present() && entry->origin.has_other_tokens(offer.token_digest)) {
+  } else if (entry->present() && are_other_tokens(entry->origin.token_digest, offer.token_digest)) {
     return other_tokens(offer, entry->origin.token_digest);
   } else if (entry->writing) {
     return absl::AbortedError("another put of this key is in flight");
   } else {
-    const bool dram_whole = entry->dram != nullptr && entry->dram->dropped_planes == 0 &&
-                            entry->dram->precision.satisfies(offer.precision);
-    const bool nvme_whole = entry->nvme.ordinal != 0 && entry->nvme.dropped_planes == 0 &&
-                            entry->nvme.precision.satisfies(offer.precision);
-    if (dram_whole || nvme_whole) {
+    const auto suffices = [&](const auto& copy) {
+      return makes_duplicate(copy.dropped_planes, copy.precision, offer.precision);
+    };
+    if ((entry->dram != nullptr && suffices(*entry->dram)) ||
+        (entry->nvme.ordinal != 0 && suffices(entry->nvme))) {
       shard.touch(*entry, tick_.fetch_add(1, std::memory_order_relaxed));
       return absl::AlreadyExistsError("stored whole and at least as precise");
     }
@@ -401,7 +401,7 @@ IndexRead BlockIndex::read(const ReadRequest& request) {
   IndexRead found;
   Entry* entry = shard.find(request.key);
   if (entry == nullptr || !entry->present()) return found;
-  if (entry->origin.has_other_tokens(request.token_digest)) {
+  if (are_other_tokens(entry->origin.token_digest, request.token_digest)) {
     found.other_digest = entry->origin.token_digest;
     return found;
   }

@@ -29,7 +29,6 @@ constexpr auto kStallMax = std::chrono::seconds(10);  // of one write behind a s
 constexpr auto kCapacityWaitMax = std::chrono::seconds(2);
 constexpr auto kResumeInterval = std::chrono::milliseconds(200);
 constexpr auto kReopenInterval = std::chrono::seconds(10);  // it reads all metadata
-constexpr uint64_t kOpenSpaceMinBytes = 8u << 20;           // as hadald's at start
 
 // What RocksDB's threads tell the writer. Shared with RocksDB, which may call until it is closed.
 class Signals final : public rocksdb::EventListener {
@@ -110,8 +109,7 @@ class RocksNvmeTier final : public NvmeTier {
   void write_block(NvmeWrite& write);
   void write_erase(const Erase& erase);
   rocksdb::Status write_patiently(rocksdb::WriteBatch& batch);
-  bool file_system_has_room() const;
-  bool may_open() const;
+  bool file_system_has_room(uint64_t at_least_bytes) const;
   bool wait_for_capacity(uint64_t bytes);
   void settle();
   void settle_flushed();
@@ -360,18 +358,12 @@ rocksdb::Status RocksNvmeTier::write_patiently(rocksdb::WriteBatch& batch) {
   }
 }
 
-bool RocksNvmeTier::file_system_has_room() const {
+bool RocksNvmeTier::file_system_has_room(uint64_t at_least_bytes) const {
   struct statvfs info;
   if (::statvfs(config_.path.c_str(), &info) != 0 || info.f_blocks == 0) return true;
   return static_cast<double>(info.f_bavail) / static_cast<double>(info.f_blocks) >=
-         config_.free_space_min_fraction;
-}
-
-// RocksDB ends the process where it finds no room while it opens its files.
-bool RocksNvmeTier::may_open() const {
-  struct statvfs info;
-  if (::statvfs(config_.path.c_str(), &info) != 0 || info.f_blocks == 0) return true;
-  return file_system_has_room() && uint64_t{info.f_bavail} * info.f_frsize >= kOpenSpaceMinBytes;
+             config_.free_space_min_fraction &&
+         uint64_t{info.f_bavail} * info.f_frsize >= at_least_bytes;
 }
 
 // FIFO frees files a moment after a flush has added one: the writer waits for it, rather than let
@@ -393,7 +385,7 @@ bool RocksNvmeTier::wait_for_capacity(uint64_t bytes) {
 void RocksNvmeTier::write_block(NvmeWrite& write) {
   if (!listener_->on_wanted(write.record)) return;
   if (suspended_) return drop_one();
-  if (!file_system_has_room() || !wait_for_capacity(write.bytes.size())) {
+  if (!file_system_has_room(0) || !wait_for_capacity(write.bytes.size())) {
     suspend();
     return drop_one();
   }
@@ -531,7 +523,7 @@ void RocksNvmeTier::try_resume() {
   last_resume_ = now;
   if (db_ == nullptr) return reopen();
   file_bytes_ = live_file_bytes(*db_);
-  if (!file_system_has_room()) return;
+  if (!file_system_has_room(0)) return;
   const rocksdb::Status status = db_->db->Resume();
   if (status.ok()) suspended_ = false;
   if (status.severity() >= rocksdb::Status::kFatalError) reopen();
@@ -542,7 +534,8 @@ void RocksNvmeTier::try_resume() {
 // stays in DRAM. Merging waits until the newer files alone are more than a merge takes: then none
 // reaches the damaged file again, which serves what can be read of it until FIFO drops it.
 void RocksNvmeTier::reopen() {
-  if (std::chrono::steady_clock::now() < next_reopen_ || !may_open()) return;
+  if (std::chrono::steady_clock::now() < next_reopen_) return;
+  if (!file_system_has_room(kNvmeOpenSpaceMinBytes)) return;
   if (db_ != nullptr) {
     settle_flushed();
     settle_dropped();  // what made room is not lost
@@ -550,7 +543,8 @@ void RocksNvmeTier::reopen() {
   if (!close_db()) return;
   // What was repaired or emptied begins below it, and its blocks would pass for persisted.
   signals_->flushed_sequence = 0;
-  if (!may_open()) return;  // closing flushed what was left
+  // Closing flushed what was left.
+  if (!file_system_has_room(kNvmeOpenSpaceMinBytes)) return;
   NvmeTier::Recovery recovery;
   absl::StatusOr<std::unique_ptr<NvmeDb>> opened = open_nvme_db(config_, signals_, recovery.damage);
   absl::StatusOr<uint64_t> next = absl::UnavailableError("not opened");

@@ -45,6 +45,10 @@ struct PendingPut {
 // takes a client at least the 2 s after which a connection counts as dead.
 constexpr absl::Duration kSlowPut = absl::Milliseconds(500);
 
+BlockListing listing_of(const BlockIndex::View& view) {
+  return {view.key, view.answer, view.origin, view.persisted, view.pins};
+}
+
 // Puts in flight. Shared with the holds of their slots, which may outlive the store.
 class PendingPuts {
  public:
@@ -253,7 +257,7 @@ LookupAnswer TieredStoreImpl::lookup(absl::Span<const BlockKey> keys,
     found = index_->lookup(keys[at], may_pin ? &pin : nullptr);
     if (found.state != BlockState::present) continue;
     ++hits;
-    duplicates += found.dropped_planes == 0 && found.precision.satisfies(options.precision);
+    duplicates += makes_duplicate(found.dropped_planes, found.precision, options.precision);
     if (!may_pin) continue;
     pins.push_back(pin);
     pinned_bytes += pin.pinned_bytes;
@@ -612,7 +616,7 @@ std::vector<BlockListing> TieredStoreImpl::list(size_t at_most) const {
   std::vector<BlockListing> listings;
   if (at_most == 0) return listings;
   index_->visit_all([&](const BlockIndex::View& view) {
-    listings.push_back({view.key, view.answer, view.origin, view.persisted, view.pins});
+    listings.push_back(listing_of(view));
     return listings.size() < at_most;
   });
   return listings;
@@ -622,9 +626,7 @@ std::vector<BlockListing> TieredStoreImpl::describe(absl::Span<const BlockKey> k
   std::vector<BlockListing> listings(keys.size());
   for (size_t i = 0; i < keys.size(); ++i) {
     listings[i].key = keys[i];
-    index_->visit(keys[i], [&](const BlockIndex::View& view) {
-      listings[i] = {view.key, view.answer, view.origin, view.persisted, view.pins};
-    });
+    index_->visit(keys[i], [&](const BlockIndex::View& view) { listings[i] = listing_of(view); });
   }
   return listings;
 }

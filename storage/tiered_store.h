@@ -21,6 +21,9 @@
 
 namespace hadal {
 
+// RocksDB ends the process where it finds less room while it opens its files.
+inline constexpr uint64_t kNvmeOpenSpaceMinBytes = 8u << 20;
+
 struct NvmeConfig {
   std::string path;             // empty: no NVMe tier
   uint64_t capacity_bytes = 0;  // hard bound of what the directory holds
@@ -97,11 +100,6 @@ struct BlockOrigin {
   BlockKey route;
   uint64_t first_token_index = UINT64_MAX;
   uint64_t token_digest = 0;
-
-  // Both digests are known, and differ.
-  bool has_other_tokens(uint64_t digest) const {
-    return digest != 0 && token_digest != 0 && digest != token_digest;
-  }
 };
 
 // One block for people: hadalctl blocks.
