@@ -24,7 +24,7 @@ struct PutRequest {
     return layout->config.layout.raw_bytes(blocks[index].token_count);
   }
   Precision precision() const {
-    if (layout->opaque()) return {Precision::kRawPlanes, Precision::kRawPlanes};
+    if (layout->opaque()) return {Precision::kAllPlanes, Precision::kAllPlanes};
     return layout->config.codec.precision();
   }
 };
@@ -124,7 +124,7 @@ absl::Status encode_values(const PutRequest& put, PutItem& item) {
   item.precision = put.precision();
   if (result->non_finite) {
     item.non_finite = true;
-    item.precision = {Precision::kRawPlanes, Precision::kRawPlanes};
+    item.precision = {Precision::kAllPlanes, Precision::kAllPlanes};
     result = put.layout->codec->encode_raw(request, kBlockNonFinite, item.slot.bytes);
     if (!result.ok()) return result.status();
   }

@@ -13,9 +13,11 @@ constexpr uint64_t round_up(uint64_t value, uint64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-int side_planes(const CodecSpec& codec, Side side) {
-  if (codec.family == CodecFamily::raw) return 1;
-  return side == Side::key ? codec.key_bits : codec.value_bits;
+// Bytes of a vector's words in a PolarQuant block: of every 16 values a word of 32 bits, one of 8,
+// and 6 bits, which are packed.
+constexpr uint32_t polar_word_bytes(uint32_t head_dim) {
+  const uint32_t runs = head_dim / 16;
+  return runs * 5 + (runs * 6 + 7) / 8;
 }
 
 absl::Status check_shape(const KvLayout& layout, const CodecSpec& codec, const BlockShape& shape) {
@@ -42,8 +44,17 @@ absl::Status check_shape(const KvLayout& layout, const CodecSpec& codec, const B
   for (Side side : {Side::key, Side::value}) {
     if (codec.family != CodecFamily::raw && side_head_dim(layout, side) % 16 != 0) {
       return absl::InvalidArgumentError(absl::StrCat("head_dim is ", side_head_dim(layout, side),
-                                                     "; turboquant needs a multiple of 16"));
+                                                     "; codecs but raw need a multiple of 16"));
     }
+  }
+  if (codec.family != CodecFamily::raw && dtype_bytes(layout.dtype) == 1) {
+    return absl::InvalidArgumentError(absl::StrCat("values of dtype ", dtype_name(layout.dtype),
+                                                   " can only be stored with codec raw"));
+  }
+  if (!codec.layer_bits.empty() && codec.layer_bits.back().end_layer > layout.layer_count) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "codec ", codec.name(), " has bits for layer ", codec.layer_bits.back().end_layer - 1,
+        "; the layout has layers 0 to ", layout.layer_count - 1));
   }
   return absl::OkStatus();
 }
@@ -54,24 +65,138 @@ uint32_t side_head_dim(const KvLayout& layout, Side side) {
   return side == Side::key ? layout.key_head_dim : layout.value_head_dim;
 }
 
-uint32_t BlockPlan::vector_plane_bytes(Side side) const { return side_head_dim(layout_, side) / 8; }
-
-int BlockPlan::group_begin(int layer_group) const {
-  return layer_group * layout_.layer_count / layer_group_count_;
+int BlockPlan::plane_count(Side side, int layer_group) const {
+  if (layout_.dtype == DType::opaque) return side == Side::key ? 1 : 0;
+  if (!has_planes(codec_.family)) return 1;
+  const LayerBits bits = codec_.bits_of_layer(group_begin(layer_group));
+  return side == Side::key ? bits.key_bits : bits.value_bits;
 }
 
-PlaneZeroSections BlockPlan::plane_zero(Side side, int layer_group) const {
+std::array<LayerGroupBits, limits::kLayerGroupsMax> BlockPlan::group_bits() const {
+  std::array<LayerGroupBits, limits::kLayerGroupsMax> groups = {};
+  if (codec_.layer_bits.empty()) return groups;
+  for (int group = 0; group < layer_group_count_; ++group) {
+    groups[group] = {group_ends_[group], static_cast<uint8_t>(plane_count(Side::key, group)),
+                     static_cast<uint8_t>(plane_count(Side::value, group))};
+  }
+  return groups;
+}
+
+PlaneVector BlockPlan::plane_vector(Side side, int plane, int layer_group) const {
+  const uint32_t head_dim = side_head_dim(layout_, side);
+  switch (codec_.family) {
+    case CodecFamily::raw:
+      return {};
+    case CodecFamily::turboquant_prod:  // the correction has the residual's length
+      if (plane == plane_count(side, layer_group) - 1) return {1, head_dim / 8};
+      [[fallthrough]];
+    case CodecFamily::turboquant_mse:
+      return {plane == 0 ? 1u : 0u, head_dim / 8};
+    case CodecFamily::qjl:
+      return {1, head_dim / 8};
+    case CodecFamily::polar:  // a radius for every 16 values
+      return {head_dim / 16, polar_word_bytes(head_dim)};
+    case CodecFamily::fp8_e4m3:
+    case CodecFamily::fp8_e5m2:
+      return {1, head_dim};
+    case CodecFamily::tqe:
+      return {1, head_dim / 2};
+  }
+  return {};
+}
+
+CellSections BlockPlan::sections(Side side, int plane, int layer_group) const {
   const uint64_t runs =
       uint64_t(group_end(layer_group) - group_begin(layer_group)) * layout_.kv_head_count;
   const uint64_t head_dim = side_head_dim(layout_, side);
-  const bool has_offsets = side == Side::key && codec_.key_offsets;
+  const PlaneVector vector = plane_vector(side, plane, layer_group);
+  const bool has_offsets = plane == 0 && side == Side::key && codec_.key_offsets;
   const uint64_t exact_bytes =
-      runs * shape_.exact_token_count * head_dim * dtype_bytes(layout_.dtype);
-  const uint64_t offsets = round_up(runs * shape_.token_count * 2, 16);
+      plane == 0 ? runs * shape_.exact_token_count * head_dim * dtype_bytes(layout_.dtype) : 0;
+  const uint64_t offsets = round_up(runs * shape_.token_count * vector.scalar_count * 2, 16);
   const uint64_t exact = offsets + (has_offsets ? round_up(runs * head_dim * 2, 16) : 0);
   const uint64_t words = exact + round_up(exact_bytes, 16);
-  const uint64_t end = words + runs * shape_.token_count * vector_plane_bytes(side);
+  const uint64_t end = words + runs * shape_.token_count * vector.word_bytes;
   return {0, offsets, exact, words, end};
+}
+
+uint64_t BlockPlan::cell_bytes(Side side, int plane, int layer_group) const {
+  if (layout_.dtype == DType::opaque) return shape_.opaque_bytes;
+  if (codec_.family != CodecFamily::raw) return sections(side, plane, layer_group).end;
+  const uint64_t vectors = uint64_t(group_end(layer_group) - group_begin(layer_group)) *
+                           layout_.kv_head_count * shape_.token_count;
+  return vectors * side_head_dim(layout_, side) * dtype_bytes(layout_.dtype);
+}
+
+// Equal groups, and cuts where the bits change. Equal ones are as many as keep the smallest cell of
+// a plane large enough; halving keeps their sizes even.
+absl::Status BlockPlan::place_groups() {
+  if (layout_.dtype == DType::opaque) return absl::OkStatus();
+  const int layers = layout_.layer_count;
+  const uint64_t vectors = uint64_t(layers) * layout_.kv_head_count * shape_.token_count;
+  const auto vector_bytes = [&](Side side) -> uint64_t {
+    if (codec_.family != CodecFamily::raw) return plane_vector(side, 0, 0).word_bytes;
+    return side_head_dim(layout_, side) * dtype_bytes(layout_.dtype);
+  };
+  const uint64_t plane_bytes =
+      vectors * std::min(vector_bytes(Side::key), vector_bytes(Side::value));
+  const auto ends_with = [&](int equal_groups) {
+    std::vector<uint16_t> ends;
+    for (int end = 1; end <= layers; ++end) {
+      const LayerBits before = codec_.bits_of_layer(end - 1), after = codec_.bits_of_layer(end);
+      bool ends_here = before.key_bits != after.key_bits || before.value_bits != after.value_bits;
+      for (int g = 1; g <= equal_groups; ++g) ends_here |= g * layers / equal_groups == end;
+      if (ends_here) ends.push_back(static_cast<uint16_t>(end));
+    }
+    return ends;
+  };
+  constexpr size_t kMost = limits::kLayerGroupsMax;
+  int equal_groups = limits::kLayerGroupsMax;
+  while (equal_groups > 1 &&
+         (equal_groups > layers || plane_bytes / equal_groups < limits::kCellMinBytes ||
+          ends_with(equal_groups).size() > kMost)) {
+    equal_groups /= 2;
+  }
+  const std::vector<uint16_t> ends = ends_with(equal_groups);
+  if (ends.size() > kMost) {
+    return absl::InvalidArgumentError(absl::StrCat("codec ", codec_.name(), " makes ", ends.size(),
+                                                   " layer groups; at most ", kMost));
+  }
+  layer_group_count_ = static_cast<int>(ends.size());
+  std::copy(ends.begin(), ends.end(), group_ends_.begin());
+  return absl::OkStatus();
+}
+
+absl::Status BlockPlan::place_cells() {
+  std::vector<CellEntry> cells;
+  for (int plane = 0; plane < limits::kBitsMax; ++plane) {
+    for (Side side : {Side::key, Side::value}) {
+      for (int group = 0; group < layer_group_count_; ++group) {
+        if (plane >= plane_count(side, group)) continue;
+        CellEntry cell = {};
+        cell.side = static_cast<uint8_t>(side);
+        cell.plane = static_cast<uint8_t>(plane);
+        cell.layer_group = static_cast<uint8_t>(group);
+        cell_index_[cell.side][plane][group] = static_cast<uint8_t>(cells.size());
+        cells.push_back(cell);
+      }
+    }
+  }
+  uint64_t offset =
+      round_up(sizeof(BlockHeader) + cells.size() * sizeof(CellEntry), limits::kCellAlignBytes);
+  for (CellEntry& cell : cells) {
+    const uint64_t bytes = cell_bytes(static_cast<Side>(cell.side), cell.plane, cell.layer_group);
+    if (offset + bytes > limits::kBlockMaxBytes) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "encoded block needs more than ", limits::kBlockMaxBytes, " bytes; use fewer tokens"));
+    }
+    cell.offset = static_cast<uint32_t>(offset);
+    cell.bytes = static_cast<uint32_t>(bytes);
+    offset = round_up(offset + bytes, limits::kCellAlignBytes);
+  }
+  cells_ = std::move(cells);
+  total_bytes_ = offset;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<BlockPlan> BlockPlan::make(const KvLayout& layout, const CodecSpec& codec,
@@ -84,69 +209,14 @@ absl::StatusOr<BlockPlan> BlockPlan::make(const KvLayout& layout, const CodecSpe
   plan.layout_ = layout;
   plan.codec_ = codec;
   plan.shape_ = shape;
-
-  const bool raw = codec.family == CodecFamily::raw;
-  const bool opaque = layout.dtype == DType::opaque;
-  const uint64_t vectors = uint64_t{layout.layer_count} * layout.kv_head_count * shape.token_count;
-  const auto side_cell_bytes = [&](Side side, int plane, int group) -> uint64_t {
-    if (opaque) return side == Side::key ? shape.opaque_bytes : 0;
-    const uint64_t share =
-        vectors / layout.layer_count * (plan.group_end(group) - plan.group_begin(group));
-    if (raw) return share * side_head_dim(layout, side) * dtype_bytes(layout.dtype);
-    if (plane == 0) return plan.plane_zero(side, group).end;
-    return share * plan.vector_plane_bytes(side);
-  };
-  if (!opaque) {
-    // The smallest cell decides; halving keeps group sizes even.
-    const uint64_t least_dim = std::min(layout.key_head_dim, layout.value_head_dim);
-    const uint64_t plane_bytes =
-        vectors * least_dim * (raw ? dtype_bytes(layout.dtype) * 8 : 1) / 8;
-    int groups = limits::kLayerGroupsMax;
-    while (groups > 1 &&
-           (groups > layout.layer_count || plane_bytes / groups < limits::kCellMinBytes)) {
-      groups /= 2;
-    }
-    plan.layer_group_count_ = groups;
-  }
-
-  const int key_planes = side_planes(codec, Side::key);
-  const int value_planes = opaque ? 0 : side_planes(codec, Side::value);
-  const uint64_t cell_count = uint64_t(key_planes + value_planes) * plan.layer_group_count_;
-  uint64_t offset =
-      round_up(sizeof(BlockHeader) + cell_count * sizeof(CellEntry), limits::kCellAlignBytes);
-  for (int plane = 0; plane < std::max(key_planes, value_planes); ++plane) {
-    for (Side side : {Side::key, Side::value}) {
-      if (plane >= (side == Side::key ? key_planes : value_planes)) continue;
-      for (int group = 0; group < plan.layer_group_count_; ++group) {
-        const uint64_t bytes = side_cell_bytes(side, plane, group);
-        if (offset + bytes > limits::kBlockMaxBytes) {
-          return absl::InvalidArgumentError(absl::StrCat("encoded block needs more than ",
-                                                         limits::kBlockMaxBytes,
-                                                         " bytes; use fewer tokens"));
-        }
-        CellEntry cell = {};
-        cell.offset = static_cast<uint32_t>(offset);
-        cell.bytes = static_cast<uint32_t>(bytes);
-        cell.side = static_cast<uint8_t>(side);
-        cell.plane = static_cast<uint8_t>(plane);
-        cell.layer_group = static_cast<uint8_t>(group);
-        plan.cells_.push_back(cell);
-        offset = round_up(offset + bytes, limits::kCellAlignBytes);
-      }
-    }
-  }
-  plan.total_bytes_ = offset;
+  status = plan.place_groups();
+  if (status.ok()) status = plan.place_cells();
+  if (!status.ok()) return status;
   return plan;
 }
 
 const CellEntry& BlockPlan::cell(Side side, int plane, int layer_group) const {
-  for (const CellEntry& cell : cells_) {
-    if (cell.side == static_cast<uint8_t>(side) && cell.plane == plane &&
-        cell.layer_group == layer_group) {
-      return cell;
-    }
-  }
-  return cells_.front();  // unreachable for planes and groups of this plan
+  return cells_[cell_index_[static_cast<int>(side)][plane][layer_group]];
 }
 
 void BlockPlan::write_header(const BlockIdentity& identity, uint32_t flags,
@@ -157,12 +227,16 @@ void BlockPlan::write_header(const BlockIdentity& identity, uint32_t flags,
   header.header_bytes = sizeof(BlockHeader);
   header.codec = static_cast<uint8_t>(codec_.family);
   header.dtype = static_cast<uint8_t>(layout_.dtype);
-  header.key_bits = codec_.key_bits;
-  header.value_bits = codec_.value_bits;
+  if (has_planes(codec_.family)) {
+    header.key_bits = codec_.precision().key_planes;
+    header.value_bits = codec_.precision().value_planes;
+  }
   header.floor_key_planes = codec_.floor.key_planes;
   header.floor_value_planes = codec_.floor.value_planes;
   header.layer_group_count = static_cast<uint8_t>(layer_group_count_);
-  header.flags = flags | (codec_.key_offsets ? uint32_t{kBlockKeyOffsets} : 0u);
+  header.flags = flags | (codec_.key_offsets ? uint32_t{kBlockKeyOffsets} : 0u) |
+                 (codec_.gaussian_projection ? uint32_t{kBlockGaussian} : 0u);
+  std::memcpy(header.groups, group_bits().data(), sizeof(header.groups));
   header.token_count = shape_.token_count;
   header.exact_token_count = shape_.exact_token_count;
   header.layer_count = layout_.layer_count;
@@ -179,11 +253,11 @@ void BlockPlan::write_header(const BlockIdentity& identity, uint32_t flags,
       layout_.dtype == DType::opaque ? shape_.opaque_bytes : layout_.raw_bytes(shape_.token_count);
   header.first_token_index = identity.first_token_index;
   // The tail first: the cells are stored so that each step cuts the end of the block.
-  for (int plane = std::max(codec_.key_bits, codec_.value_bits) - 1; plane >= 1; --plane) {
-    if (plane < codec_.value_bits) {
+  for (int plane = std::max(header.key_bits, header.value_bits) - 1; plane >= 1; --plane) {
+    if (plane < header.value_bits) {
       header.drop_order[header.drop_count++] = static_cast<uint8_t>(kDropValueSide | plane);
     }
-    if (plane < codec_.key_bits)
+    if (plane < header.key_bits)
       header.drop_order[header.drop_count++] = static_cast<uint8_t>(plane);
   }
   const size_t table_bytes = cells_.size() * sizeof(CellEntry);

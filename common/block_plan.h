@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -7,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/encoded_block.h"
+#include "common/limits.h"
 
 namespace hadal {
 
@@ -19,15 +21,21 @@ struct BlockShape {
   uint64_t opaque_bytes = 0;  // for dtype opaque only
 };
 
-// Byte offsets of the sections inside a cell of plane 0. Each starts at a multiple of 16; every
-// later plane is plane words alone. All counts in bytes from the start of the cell: 64 bits, since
-// BlockPlan::make asks for them before it knows that the block is small enough.
-struct PlaneZeroSections {
-  uint64_t norms;    // bf16 [layer, head, token]; sign bit set: the key offset was removed
-  uint64_t offsets;  // bf16 [layer, head, head_dim], K only where flagged; else empty
-  uint64_t exact;    // source dtype [layer, head, exact token, head_dim]
-  uint64_t words;    // plane words [layer, head, token, head_dim / 32 or / 16]
+// Byte offsets of the sections inside a cell, from its start. Each begins at a multiple of 16; one
+// that the cell does not have is empty. 64 bits, since BlockPlan::make asks for them before it
+// knows that the block is small enough.
+struct CellSections {
+  uint64_t scalars;  // 16 bits each [layer, head, token, PlaneVector::scalar_count]: norms first
+  uint64_t offsets;  // bf16 [layer, head, head_dim], in plane 0 of K where flagged
+  uint64_t exact;    // source dtype [layer, head, exact token, head_dim], in plane 0
+  uint64_t words;    // [layer, head, token, PlaneVector::word_bytes]
   uint64_t end;
+};
+
+// What one vector has in a plane.
+struct PlaneVector {
+  uint32_t scalar_count = 0;  // of 16 bits: norms, or the like
+  uint32_t word_bytes = 0;
 };
 
 // Where everything lies in an encoded block: a pure function of layout, codec and shape, so that
@@ -46,13 +54,18 @@ class BlockPlan {
 
   int layer_group_count() const { return layer_group_count_; }
   // Layers [begin, end) of a group.
-  int group_begin(int layer_group) const;
-  int group_end(int layer_group) const { return group_begin(layer_group + 1); }
+  int group_begin(int layer_group) const {
+    return layer_group == 0 ? 0 : group_ends_[layer_group - 1];
+  }
+  int group_end(int layer_group) const { return group_ends_[layer_group]; }
+  // Planes that a group has of a side: its bits, or 1 for a family without planes.
+  int plane_count(Side side, int layer_group) const;
+  // For the header: all 0 where the codec has no bits by layer.
+  std::array<LayerGroupBits, limits::kLayerGroupsMax> group_bits() const;
 
-  PlaneZeroSections plane_zero(Side side, int layer_group) const;
-
-  // Bytes of plane words of one vector: head_dim / 8.
-  uint32_t vector_plane_bytes(Side side) const;
+  // Of a block that is not raw.
+  CellSections sections(Side side, int plane, int layer_group) const;
+  PlaneVector plane_vector(Side side, int plane, int layer_group) const;
 
   // Writes header and table (checksums still 0) and zeroes padding between cells. `out` has
   // total_bytes.
@@ -66,9 +79,17 @@ class BlockPlan {
   KvLayout layout_;
   CodecSpec codec_;
   BlockShape shape_;
+  absl::Status place_groups();
+  absl::Status place_cells();
+  uint64_t cell_bytes(Side side, int plane, int layer_group) const;
+
   int layer_group_count_ = 1;
+  std::array<uint16_t, limits::kLayerGroupsMax> group_ends_ = {};
   uint64_t total_bytes_ = 0;
   std::vector<CellEntry> cells_;
+  // Index in cells_ by side, plane and group.
+  std::array<std::array<std::array<uint8_t, limits::kLayerGroupsMax>, limits::kBitsMax>, 2>
+      cell_index_ = {};
 };
 
 }  // namespace hadal

@@ -43,6 +43,13 @@ CodecSpec codec_of(const BlockHeader& header) {
   spec.rotation_seed = header.rotation_seed;
   spec.key_offsets = (header.flags & kBlockKeyOffsets) != 0;
   spec.exact_tokens = header.exact_token_count;
+  spec.gaussian_projection = (header.flags & kBlockGaussian) != 0;
+  uint16_t begin = 0;
+  for (const LayerGroupBits& group : header.groups) {
+    if (group.end_layer == 0) break;
+    spec.layer_bits.push_back({begin, group.end_layer, group.key_bits, group.value_bits});
+    begin = group.end_layer;
+  }
   return spec;
 }
 
@@ -65,8 +72,10 @@ absl::Status check_against_plan(const BlockHeader& header, absl::Span<const Cell
       return absl::DataLossError(absl::StrCat("block cell ", i, " is not where its fields say"));
     }
   }
+  const std::array<LayerGroupBits, limits::kLayerGroupsMax> groups = plan->group_bits();
   if (header.total_bytes != plan->total_bytes() ||
       header.layer_group_count != plan->layer_group_count() ||
+      std::memcmp(header.groups, groups.data(), sizeof(groups)) != 0 ||
       header.layout_hash != plan->layout().hash()) {
     return absl::DataLossError("block header contradicts itself in size, layer groups or layout");
   }
@@ -75,8 +84,8 @@ absl::Status check_against_plan(const BlockHeader& header, absl::Span<const Cell
 
 // Planes of each side after the first `dropped` steps.
 Precision precision_after(const BlockHeader& header, int dropped) {
-  if (header.codec == static_cast<uint8_t>(CodecFamily::raw)) {
-    return {Precision::kRawPlanes, Precision::kRawPlanes};
+  if (!has_planes(static_cast<CodecFamily>(header.codec))) {
+    return {Precision::kAllPlanes, Precision::kAllPlanes};
   }
   Precision precision = {header.key_bits, header.value_bits};
   for (int i = 0; i < dropped; ++i) {
@@ -89,9 +98,15 @@ Precision precision_after(const BlockHeader& header, int dropped) {
   return precision;
 }
 
-// Cells come in stored order, so those of the first steps are the tail.
-size_t cells_after(const BlockHeader& header, int dropped) {
-  return header.cell_count - size_t(dropped) * header.layer_group_count;
+// How many of a whole block's cells are left. They come in stored order, so those of the first
+// steps are the tail.
+size_t cells_after(const BlockHeader& header, absl::Span<const CellEntry> cells, int dropped) {
+  const Precision left = precision_after(header, dropped);
+  const auto is_left = [&](const CellEntry& cell) {
+    const bool is_key = cell.side == static_cast<uint8_t>(Side::key);
+    return cell.plane < (is_key ? left.key_planes : left.value_planes);
+  };
+  return static_cast<size_t>(std::find_if_not(cells.begin(), cells.end(), is_left) - cells.begin());
 }
 
 uint32_t end_of(const CellEntry& cell) {
@@ -139,7 +154,7 @@ absl::StatusOr<EncodedBlock> EncodedBlock::parse(absl::Span<const std::byte> byt
     return absl::DataLossError(absl::StrCat("block is said to lack ", dropped_planes,
                                             " planes; it can lack ", header.drop_count));
   }
-  block.cells_.resize(cells_after(header, dropped_planes));
+  block.cells_.resize(cells_after(header, block.cells_, dropped_planes));
   const uint64_t expected_bytes = end_of(block.cells_.back());
   if (bytes.size() != expected_bytes) {
     return absl::DataLossError(absl::StrCat("block has ", bytes.size(), " bytes; ", expected_bytes,
@@ -185,7 +200,7 @@ BlockExtents block_extents(const EncodedBlock& block) {
   const BlockHeader& header = block.header();
   const Precision floor = {header.floor_key_planes, header.floor_value_planes};
   for (int dropped = block.dropped_planes(); dropped <= header.drop_count; ++dropped) {
-    const size_t count = cells_after(header, dropped);
+    const size_t count = cells_after(header, block.cells(), dropped);
     extents.prefix_bytes.push_back(end_of(block.cells()[count - 1]));
     extents.precision.push_back(precision_after(header, dropped));
     if (extents.precision.back().satisfies(floor)) {

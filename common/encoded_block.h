@@ -27,7 +27,16 @@ enum BlockFlags : uint32_t {
   kBlockEncrypted = 1u << 0,   // reserved: version 1 readers refuse it
   kBlockKeyOffsets = 1u << 1,  // plane 0 of K has an offset section
   kBlockNonFinite = 1u << 2,   // raw because the values held NaN or infinity
+  kBlockGaussian = 1u << 3,    // the projection of codecs 2 and 3 is Gaussian
 };
+
+// Bits of a layer group, whose layers end before end_layer.
+struct LayerGroupBits {
+  uint16_t end_layer;
+  uint8_t key_bits;
+  uint8_t value_bits;
+};
+static_assert(sizeof(LayerGroupBits) == 4);
 
 // First 256 bytes of a block. Never changes when planes are dropped.
 struct BlockHeader {
@@ -36,7 +45,7 @@ struct BlockHeader {
   uint16_t header_bytes;  // 256
   uint8_t codec;          // CodecFamily
   uint8_t dtype;          // DType of the source
-  uint8_t key_bits;
+  uint8_t key_bits;       // most of any layer
   uint8_t value_bits;
   uint8_t floor_key_planes;
   uint8_t floor_value_planes;
@@ -60,7 +69,8 @@ struct BlockHeader {
   uint8_t nonce[12];           // 0 unless encrypted
   uint32_t reserved0;          // 0
   uint8_t drop_order[16];      // first to go first; kDropValueSide | plane; unused entries 0
-  uint8_t reserved1[104];      // 0
+  LayerGroupBits groups[8];    // all 0 where every layer has the bits above
+  uint8_t reserved1[72];       // 0
   uint64_t checksum;           // XXH3-64 of the 248 bytes before it and the cell table
 };
 static_assert(sizeof(BlockHeader) == 256);

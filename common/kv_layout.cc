@@ -26,6 +26,8 @@ size_t dtype_bytes(DType dtype) {
     case DType::f32:
       return 4;
     case DType::opaque:
+    case DType::f8_e4m3:
+    case DType::f8_e5m2:
       return 1;
   }
   return 0;
@@ -41,6 +43,10 @@ absl::string_view dtype_name(DType dtype) {
       return "f32";
     case DType::opaque:
       return "opaque";
+    case DType::f8_e4m3:
+      return "f8_e4m3";
+    case DType::f8_e5m2:
+      return "f8_e5m2";
   }
   return "unknown";
 }
@@ -54,9 +60,9 @@ absl::Status KvLayout::validate() const {
     }
     return absl::OkStatus();
   }
-  if (static_cast<uint8_t>(dtype) > static_cast<uint8_t>(DType::opaque)) {
+  if (static_cast<uint8_t>(dtype) > static_cast<uint8_t>(DType::f8_e5m2)) {
     return absl::InvalidArgumentError(absl::StrCat("KvLayout.dtype is ", static_cast<int>(dtype),
-                                                   "; allowed are 0 (f16) to 3 (opaque)"));
+                                                   "; allowed are 0 (f16) to 5 (f8_e5m2)"));
   }
   absl::Status status = check_range("layer_count", layer_count, 1, limits::kLayersMax);
   if (status.ok()) status = check_range("kv_head_count", kv_head_count, 1, limits::kKvHeadsMax);

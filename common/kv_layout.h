@@ -9,9 +9,9 @@
 namespace hadal {
 
 // Type of one KV value in the engine's memory. Numbers are part of block format v1.
-enum class DType : uint8_t { f16 = 0, bf16 = 1, f32 = 2, opaque = 3 };
+enum class DType : uint8_t { f16 = 0, bf16 = 1, f32 = 2, opaque = 3, f8_e4m3 = 4, f8_e5m2 = 5 };
 
-size_t dtype_bytes(DType dtype);  // opaque: 1
+size_t dtype_bytes(DType dtype);  // opaque: 1, and f8 too
 absl::string_view dtype_name(DType dtype);
 
 // What one engine's KV block means, apart from where it lies in memory (that is KvPages, in

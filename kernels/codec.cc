@@ -91,14 +91,17 @@ class PlanCodec final : public Codec {
           Rotation::create(side_head_dim(layout(), side), spec().rotation_seed);
       if (!rotation.ok()) return rotation.status();
       rotations_[static_cast<int>(side)] = *std::move(rotation);
-      tables(side, spec());  // made now, not in a request
+      // Made now, not in a request.
+      for (int layer = 0; layer < layout().layer_count; ++layer) {
+        const LayerBits bits = spec().bits_of_layer(layer);
+        tables(side, side == Side::key ? bits.key_bits : bits.value_bits);
+      }
     }
     return absl::OkStatus();
   }
   const Rotation& rotation(Side side) const { return rotations_[static_cast<int>(side)]; }
   // A block that another client stored may have other bits than this codec's.
-  const CodeTables& tables(Side side, const CodecSpec& of) const {
-    const int bits = side == Side::key ? of.key_bits : of.value_bits;
+  const CodeTables& tables(Side side, int bits) const {
     Tables& tables = tables_[static_cast<int>(side)];
     std::call_once(tables.made[bits - 1], [&] {
       tables.of_bits[bits - 1] = CodeTables::make(bits, side_head_dim(layout(), side));
@@ -139,7 +142,7 @@ bool encode_side(const PlanCodec& codec, const BlockPlan& plan, const KvSidePage
   bool finite = true;
   for_each_run(plan, [&, side = side, block = block](const RunIndex& index) {
     const RunPlace place = place_of(plan, pages, index);
-    const PlaneZeroSections sections = plan.plane_zero(side, index.group);
+    const CellSections sections = plan.sections(side, 0, index.group);
     std::byte* zero = block + plan.cell(side, 0, index.group).offset;
     EncodeRun run;
     run.values = place.values;
@@ -148,14 +151,14 @@ bool encode_side(const PlanCodec& codec, const BlockPlan& plan, const KvSidePage
     run.dtype = plan.layout().dtype;
     run.exact_token_count = plan.shape().exact_token_count;
     run.rotation = &codec.rotation(side);
-    run.tables = &codec.tables(side, plan.codec());
+    run.tables = &codec.tables(side, plan.plane_count(side, index.group));
     look_ahead(plan, pages, index, run);
-    run.norms = reinterpret_cast<uint16_t*>(zero + sections.norms) + place.vectors_before;
+    run.norms = reinterpret_cast<uint16_t*>(zero + sections.scalars) + place.vectors_before;
     if (side == Side::key && plan.codec().key_offsets) {
       run.offsets =
           reinterpret_cast<uint16_t*>(zero + sections.offsets) + place.run_in_group * head_dim;
     }
-    const size_t words = place.vectors_before * plan.vector_plane_bytes(side);
+    const size_t words = place.vectors_before * plan.plane_vector(side, 0, index.group).word_bytes;
     for (int plane = 0; plane < run.tables->bits; ++plane) {
       run.planes[plane] = plane == 0 ? zero + sections.words + words
                                      : block + plan.cell(side, plane, index.group).offset + words;
@@ -170,24 +173,28 @@ bool encode_side(const PlanCodec& codec, const BlockPlan& plan, const KvSidePage
   return finite;
 }
 
-// Norms, offsets and exact values end at multiples of 16; what lies between is zero in the format.
+// Scalars, offsets and exact values end at multiples of 16; what lies between is zero in the
+// format.
 void zero_padding(const BlockPlan& plan, std::byte* block) {
-  const size_t values = plan.shape().token_count;
-  for (Side side : {Side::key, Side::value}) {
-    for (int group = 0; group < plan.layer_group_count(); ++group) {
-      const PlaneZeroSections sections = plan.plane_zero(side, group);
-      const size_t runs =
-          size_t(plan.group_end(group) - plan.group_begin(group)) * plan.layout().kv_head_count;
-      const size_t head_dim = side_head_dim(plan.layout(), side);
-      const bool has_offsets = side == Side::key && plan.codec().key_offsets;
-      const size_t ends[] = {sections.norms + runs * values * 2,
-                             sections.offsets + (has_offsets ? runs * head_dim * 2 : 0),
-                             sections.exact + runs * plan.shape().exact_token_count * head_dim *
-                                                  dtype_bytes(plan.layout().dtype)};
-      const size_t next[] = {sections.offsets, sections.exact, sections.words};
-      std::byte* zero = block + plan.cell(side, 0, group).offset;
-      for (int i = 0; i < 3; ++i) std::memset(zero + ends[i], 0, next[i] - ends[i]);
-    }
+  for (const CellEntry& cell : plan.cells()) {
+    const Side side = static_cast<Side>(cell.side);
+    const int group = cell.layer_group;
+    const CellSections sections = plan.sections(side, cell.plane, group);
+    const size_t runs =
+        size_t(plan.group_end(group) - plan.group_begin(group)) * plan.layout().kv_head_count;
+    const size_t vectors = runs * plan.shape().token_count;
+    const size_t head_dim = side_head_dim(plan.layout(), side);
+    const bool has_offsets = sections.offsets != sections.exact;
+    const bool has_exact = sections.exact != sections.words;
+    const size_t ends[] = {
+        sections.scalars + vectors * plan.plane_vector(side, cell.plane, group).scalar_count * 2,
+        sections.offsets + (has_offsets ? runs * head_dim * 2 : 0),
+        sections.exact + (has_exact ? runs * plan.shape().exact_token_count * head_dim *
+                                          dtype_bytes(plan.layout().dtype)
+                                    : 0)};
+    const size_t next[] = {sections.offsets, sections.exact, sections.words};
+    std::byte* start = block + cell.offset;
+    for (int i = 0; i < 3; ++i) std::memset(start + ends[i], 0, next[i] - ends[i]);
   }
 }
 
@@ -201,7 +208,7 @@ void decode_side(const PlanCodec& codec, const BlockPlan& plan, const EncodedBlo
   const Precision precision = block.precision();
   for_each_run(plan, [&, side = side, pages = pages](const RunIndex& index) {
     const RunPlace place = place_of(plan, *pages, index);
-    const PlaneZeroSections sections = plan.plane_zero(side, index.group);
+    const CellSections sections = plan.sections(side, 0, index.group);
     std::byte* zero = cell(0, index.group);
     DecodeRun run;
     run.values = place.values;
@@ -210,15 +217,17 @@ void decode_side(const PlanCodec& codec, const BlockPlan& plan, const EncodedBlo
     run.token_count = plan.shape().token_count;
     run.exact_token_count = plan.shape().exact_token_count;
     run.rotation = &codec.rotation(side);
-    run.tables = &codec.tables(side, plan.codec());
+    const int bits = plan.plane_count(side, index.group);
+    run.tables = &codec.tables(side, bits);
     look_ahead(plan, *pages, index, run);
-    run.plane_count = side == Side::key ? precision.key_planes : precision.value_planes;
-    run.norms = reinterpret_cast<const uint16_t*>(zero + sections.norms) + place.vectors_before;
+    run.plane_count =
+        std::min<int>(bits, side == Side::key ? precision.key_planes : precision.value_planes);
+    run.norms = reinterpret_cast<const uint16_t*>(zero + sections.scalars) + place.vectors_before;
     if (side == Side::key && plan.codec().key_offsets) {
       run.offsets = reinterpret_cast<const uint16_t*>(zero + sections.offsets) +
                     place.run_in_group * head_dim;
     }
-    const size_t words = place.vectors_before * plan.vector_plane_bytes(side);
+    const size_t words = place.vectors_before * plan.plane_vector(side, 0, index.group).word_bytes;
     for (int plane = 0; plane < run.plane_count; ++plane) {
       run.planes[plane] = (plane == 0 ? zero + sections.words : cell(plane, index.group)) + words;
     }
@@ -275,8 +284,14 @@ absl::StatusOr<std::unique_ptr<const Codec>> Codec::create(const KvLayout& layou
       backend == CodecBackend::reference ? reference_vector_codec() : simd_vector_codec();
   auto codec = std::make_unique<PlanCodec>(layout, spec, vectors);
   if (spec.family != CodecFamily::raw) {
-    if (layout.dtype == DType::opaque) {
-      return absl::InvalidArgumentError("opaque bytes can only be stored with codec raw");
+    if (spec.family != CodecFamily::turboquant_mse) {
+      return absl::UnimplementedError(
+          absl::StrCat("codec ", spec.name(), " has no kernels in this build; use kAvB or raw"));
+    }
+    // Whether the layout can be encoded so, whatever the tokens.
+    if (const absl::StatusOr<BlockPlan> plan = BlockPlan::make(layout, spec, {1, 0, 0});
+        !plan.ok()) {
+      return plan.status();
     }
     status = codec->prepare();
     if (!status.ok()) return status;
@@ -350,9 +365,10 @@ absl::Status Codec::decode(absl::Span<const std::byte> encoded, int dropped_plan
              [](const DenseCopy& copy) { copy.to_strided(); });
     return absl::OkStatus();
   }
-  if (spec_.family == CodecFamily::raw || codec.rotation_seed != spec_.rotation_seed) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "block has rotation seed ", codec.rotation_seed, ", which this codec was not made for"));
+  if (spec_.family != codec.family || codec.rotation_seed != spec_.rotation_seed) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("block has codec ", codec.name(), " and rotation seed ", codec.rotation_seed,
+                     "; this codec is ", spec_.name(), " with seed ", spec_.rotation_seed));
   }
   const PlanCodec& self = implementation(*this);
   decode_side(self, *plan, *block, {Side::key, &pages.key});

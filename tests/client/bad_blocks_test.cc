@@ -339,7 +339,7 @@ TEST(BadPutsTest, ADamagedPayloadNeverComesBackAsABlock) {
     memory->bytes()[round < 100 ? random() % 256 : random() % bytes] ^= std::byte{0x20};
     PeerPut put;
     put.offer.key = request.identity.key;
-    put.offer.precision = {Precision::kRawPlanes, Precision::kRawPlanes};
+    put.offer.precision = {Precision::kAllPlanes, Precision::kAllPlanes};
     put.offer.layout_hash = layout.hash();
     put.bytes = memory->bytes().first(bytes);
     put.hold = memory;

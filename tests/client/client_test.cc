@@ -384,7 +384,7 @@ TEST_F(ClientTest, NanAndInfinityAreStoredRawAndCounted) {
   const KeyResult put = put_one(layout_, "a", in);
   ASSERT_TRUE(put.status.ok()) << put.status;
   EXPECT_TRUE(put.non_finite);
-  EXPECT_EQ(put.precision.key_planes, Precision::kRawPlanes);
+  EXPECT_EQ(put.precision.key_planes, Precision::kAllPlanes);
   const KeyResult got = get_one(layout_, "a", out);
   ASSERT_TRUE(got.status.ok()) << got.status;
   EXPECT_TRUE(in.equals(out));

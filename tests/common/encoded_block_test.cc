@@ -67,7 +67,8 @@ TEST(BlockPlan, StoredRatioOfTheDefaultPresetIsAboveThreePointTwo) {
 }
 
 TEST(BlockPlan, CellsNeverOverlapForAnyLayout) {
-  for (const char* codec : {"raw", "k1v1", "k5v4", "k3v8", "k8v8"}) {
+  for (const char* codec : {"raw", "k1v1", "k5v4", "k3v8", "k8v8", "k4v3-prod", "qjl", "polar",
+                            "e4m3", "tqe", "k5v4/0-0:k8v8"}) {
     for (uint16_t head_dim : {64, 80, 96, 112, 128, 192, 256}) {
       for (uint16_t layers : {1, 2, 7, 61}) {
         for (uint32_t tokens : {1u, 3u, 64u}) {
@@ -89,6 +90,47 @@ TEST(BlockPlan, CellsNeverOverlapForAnyLayout) {
       }
     }
   }
+}
+
+TEST(BlockPlan, LayersWithBitsOfTheirOwnAreGroupsOfTheirOwn) {
+  const BlockPlan plan = plan_of(smollm2(), "k5v4/0-1:k8v8/20-29:k3v2", 64);
+  const std::vector<int> ends = {2, 15, 20, 30};  // 15: the halves that k5v4 alone would have
+  ASSERT_EQ(plan.layer_group_count(), 4);
+  for (int group = 0; group < 4; ++group) EXPECT_EQ(plan.group_end(group), ends[group]);
+  EXPECT_EQ(plan.plane_count(Side::key, 0), 8);
+  EXPECT_EQ(plan.plane_count(Side::key, 2), 5);
+  EXPECT_EQ(plan.plane_count(Side::value, 3), 2);
+
+  const auto block = sealed(plan, {});
+  const auto parsed = EncodedBlock::parse(block, 0);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->codec().bits_of_layer(19).key_bits, 5);
+  EXPECT_EQ(parsed->codec().bits_of_layer(29).value_bits, 2);
+  // Planes above 5 and 4 are those of the first layers alone.
+  const BlockExtents extents = block_extents(*parsed);
+  for (size_t dropped = 0; dropped < extents.prefix_bytes.size(); ++dropped) {
+    const auto prefix = absl::MakeConstSpan(block).subspan(0, extents.prefix_bytes[dropped]);
+    const auto cut = EncodedBlock::parse(prefix, static_cast<int>(dropped));
+    ASSERT_TRUE(cut.ok()) << cut.status();
+    EXPECT_TRUE(cut->verify_cells().ok());
+    EXPECT_EQ(cut->precision(), extents.precision[dropped]);
+    for (const CellEntry& cell : cut->cells()) {
+      const auto side = static_cast<Side>(cell.side);
+      EXPECT_LT(cell.plane, plan.plane_count(side, cell.layer_group));
+      EXPECT_LT(cell.plane,
+                side == Side::key ? cut->precision().key_planes : cut->precision().value_planes);
+    }
+  }
+  EXPECT_EQ(extents.precision[extents.floor_drops], (Precision{4, 3}));
+}
+
+// As many cuts as there can be leave no room for equal groups.
+TEST(BlockPlan, AtMostEightLayerGroups) {
+  const CodecSpec eight = *parse_codec("k5v4/1-1:k8v8/3-3:k8v8/5-5:k8v8/7-29:k6v6");
+  EXPECT_EQ(BlockPlan::make(smollm2(), eight, {64, 0, 0})->layer_group_count(), 8);
+  const CodecSpec nine = *parse_codec("k5v4/1-1:k8v8/3-3:k8v8/5-5:k8v8/7-7:k8v8");
+  EXPECT_THAT(std::string(BlockPlan::make(smollm2(), nine, {64, 0, 0}).status().message()),
+              testing::HasSubstr("makes 9 layer groups; at most 8"));
 }
 
 TEST(BlockPlan, RefusesByName) {
@@ -113,6 +155,13 @@ TEST(BlockPlan, RefusesByName) {
   EXPECT_THAT(said(BlockPlan::make(opaque, raw, {0, 0, uint64_t{1} << 32})),
               testing::HasSubstr("4294967296"));
   EXPECT_THAT(said(BlockPlan::make(opaque, codec, {0, 0, 100})), testing::HasSubstr("raw"));
+  KvLayout eight_bits = smollm2();
+  eight_bits.dtype = DType::f8_e4m3;
+  EXPECT_THAT(said(BlockPlan::make(eight_bits, codec, {64, 0, 0})),
+              testing::HasSubstr("f8_e4m3 can only be stored with codec raw"));
+  EXPECT_TRUE(BlockPlan::make(eight_bits, raw, {64, 0, 0}).ok());
+  EXPECT_THAT(said(BlockPlan::make(smollm2(), *parse_codec("k5v4/29-30:k8v8"), {64, 0, 0})),
+              testing::HasSubstr("bits for layer 30; the layout has layers 0 to 29"));
 }
 
 // Sizes that 32 bits do not hold, or that a header cannot say, are refused and never wrap.
@@ -197,7 +246,8 @@ TEST(EncodedBlock, SealedNonsenseIsRefused) {
   std::mt19937 random(3);
   for (int round = 0; round < 3000; ++round) {
     auto other = block;
-    const size_t at = 8 + random() % 40;  // codec to block_tokens, the fields that shape the table
+    // Codec to block_tokens, and the groups: the fields that shape the table.
+    const size_t at = round % 3 == 0 ? 144 + random() % 32 : 8 + random() % 40;
     const std::byte value = static_cast<std::byte>(random());
     if (other[at] == value) continue;
     other[at] = value;

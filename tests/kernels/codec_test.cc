@@ -194,6 +194,62 @@ TEST(Codec, EveryPresetRoundTripsWithFewerPlanesToo) {
   }
 }
 
+TEST(Codec, LayersHaveBitsOfTheirOwn) {
+  KvLayout layout = example_layout(DType::bf16, 128, 64, 32);
+  layout.layer_count = 4;
+  KvExample source(layout);
+  source.fill_normal(7);
+  const CodecSpec spec = *parse_codec("k5v4/0-0:k8v7/3-3:k3v2");
+  const auto codec = make(layout, spec, CodecBackend::cpu);
+  const auto reference = make(layout, spec, CodecBackend::reference);
+  const auto block = encode_whole(*codec, request_for(source, 64));
+  EXPECT_EQ(block, encode_whole(*reference, request_for(source, 64)));
+  const BlockExtents extents = block_extents(*EncodedBlock::parse(block, 0));
+  for (size_t dropped = 0; dropped < extents.prefix_bytes.size(); ++dropped) {
+    const auto prefix = absl::MakeConstSpan(block).subspan(0, extents.prefix_bytes[dropped]);
+    KvExample decoded(layout), again(layout);
+    ASSERT_TRUE(codec->decode(prefix, int(dropped), kKey, decoded.pages()).ok());
+    ASSERT_TRUE(reference->decode(prefix, int(dropped), kKey, again.pages()).ok());
+    EXPECT_TRUE(decoded.keys == again.keys);
+    EXPECT_TRUE(decoded.values == again.values);
+    const Precision left = extents.precision[dropped];
+    for (int layer = 0; layer < 4; ++layer) {
+      const LayerBits bits = spec.bits_of_layer(layer);
+      const double key =
+          codebook(bits.key_bits).distortion[std::min(bits.key_bits, left.key_planes) - 1];
+      EXPECT_NEAR(source.distortion(Side::key, decoded, layer), key, key * 0.25 + 4e-6);
+      const double value =
+          codebook(bits.value_bits).distortion[std::min(bits.value_bits, left.value_planes) - 1];
+      EXPECT_NEAR(source.distortion(Side::value, decoded, layer), value, value * 0.25 + 4e-6);
+    }
+  }
+}
+
+// What engines hold in 8 bits goes as it is.
+TEST(Codec, EightBitValuesAreStoredRaw) {
+  for (const DType dtype : {DType::f8_e4m3, DType::f8_e5m2}) {
+    KvExample source(example_layout(dtype, 128, 64, 5));
+    std::mt19937 random(1);
+    for (auto* side : {&source.keys, &source.values}) {
+      for (auto& layer : *side) {
+        for (std::byte& value : layer) value = static_cast<std::byte>(random());
+      }
+    }
+    const auto codec = make(source.layout, *parse_codec("raw"), CodecBackend::cpu);
+    const auto block = encode_whole(*codec, request_for(source, 0));
+    KvExample decoded(source.layout);
+    for (int layer = 0; layer < source.layout.layer_count; ++layer) {  // bytes before the pages
+      decoded.keys[layer][0] = source.keys[layer][0];
+      decoded.values[layer][0] = source.values[layer][0];
+    }
+    ASSERT_TRUE(codec->decode(block, 0, kKey, decoded.pages()).ok());
+    EXPECT_TRUE(decoded.keys == source.keys);
+    EXPECT_TRUE(decoded.values == source.values);
+    EXPECT_EQ(Codec::create(source.layout, *parse_codec("k5v4")).status().code(),
+              absl::StatusCode::kInvalidArgument);
+  }
+}
+
 TEST(Codec, FirstTokensOfASequenceAreExact) {
   KvExample source(example_layout(DType::bf16, 64, 64, 16));
   source.fill_normal(1);

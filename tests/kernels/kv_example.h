@@ -109,16 +109,20 @@ struct KvExample {
       }
     }
   }
-  // Relative squared error of one side against another example of the same layout.
-  double distortion(Side wanted, KvExample& other) {
+  // Relative squared error of one side, or a layer of it, against another example of the same
+  // layout.
+  double distortion(Side wanted, KvExample& other, int wanted_layer = -1) {
     double error = 0, total = 0;
     std::vector<float> theirs;
-    other.for_each([&](Side side, std::byte* at, int, int, int, int) {
-      if (side == wanted) theirs.push_back(load(at, layout.dtype));
+    const auto is_wanted = [&](Side side, int layer) {
+      return side == wanted && (wanted_layer < 0 || layer == wanted_layer);
+    };
+    other.for_each([&](Side side, std::byte* at, int layer, int, int, int) {
+      if (is_wanted(side, layer)) theirs.push_back(load(at, layout.dtype));
     });
     size_t next = 0;
-    for_each([&](Side side, std::byte* at, int, int, int, int) {
-      if (side != wanted) return;
+    for_each([&](Side side, std::byte* at, int layer, int, int, int) {
+      if (!is_wanted(side, layer)) return;
       const double mine = load(at, layout.dtype);
       const double difference = mine - theirs[next++];
       error += difference * difference;
