@@ -1,0 +1,189 @@
+#include "kernels/reference_math.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace hadal::reference {
+namespace {
+
+float half_to_float(uint16_t half) {
+  const uint32_t sign = uint32_t{half & 0x8000u} << 16;
+  const uint32_t exponent = (half >> 10) & 31u;
+  const uint32_t fraction = half & 0x3ffu;
+  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | fraction << 13);
+  if (exponent == 0) {
+    const float value = static_cast<float>(fraction) * 0x1.0p-24f;
+    return sign != 0 ? -value : value;
+  }
+  return std::bit_cast<float>(sign | (exponent + 112) << 23 | fraction << 13);
+}
+
+// Round to nearest, ties to even. |value| is at most kHalfMax.
+uint16_t half_from_float(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const float magnitude = std::abs(value);
+  if (magnitude < 0x1.0p-14f) {  // subnormal: the spacing is 2^-24
+    return static_cast<uint16_t>(sign |
+                                 static_cast<uint16_t>(std::nearbyint(magnitude * 0x1.0p24f)));
+  }
+  const uint32_t rounded = (bits & 0x7fffffffu) + 0xfffu + ((bits >> 13) & 1u);
+  return static_cast<uint16_t>(sign | ((rounded >> 13) - (112u << 10)));
+}
+
+// Squares of the values that are `residue` modulo 4 in `count` runs of 16.
+float sum_runs(const float* run, int count, int residue) {
+  if (count > 1) {
+    const int left = largest_power_below(count);
+    return sum_runs(run, left, residue) + sum_runs(run + 16 * left, count - left, residue);
+  }
+  const auto square = [&](int i) { return run[residue + i] * run[residue + i]; };
+  return (square(0) + square(8)) + (square(4) + square(12));
+}
+
+void butterflies(const Rotation& rotation, int stride, std::vector<int32_t>& v) {
+  for (int i = 0; i < rotation.head_dim; ++i) {
+    if ((i % rotation.inner & stride) != 0) continue;
+    const int32_t a = v[i], b = v[i + stride];
+    v[i] = a + b;
+    v[i + stride] = a - b;
+  }
+}
+
+// C v, or with C transposed.
+void core(const Rotation& rotation, bool transposed, std::vector<int32_t>& v) {
+  if (rotation.core == 1) return;
+  const int inner = rotation.inner;
+  const std::vector<int32_t> rows = v;
+  for (int i = 0; i < rotation.core; ++i) {
+    for (int k = 0; k < inner; ++k) {
+      int32_t sum = 0;
+      for (int j = 0; j < rotation.core; ++j) {
+        const int8_t sign =
+            rotation.core_matrix[transposed ? j * rotation.core + i : i * rotation.core + j];
+        sum += sign * rows[j * inner + k];
+      }
+      v[i * inner + k] = sum;
+    }
+  }
+}
+
+}  // namespace
+
+float load(const std::byte* at, DType dtype) {
+  if (dtype == DType::f32) {
+    float value;
+    std::memcpy(&value, at, sizeof(value));
+    return value;
+  }
+  uint16_t bits;
+  std::memcpy(&bits, at, sizeof(bits));
+  return dtype == DType::f16 ? half_to_float(bits) : std::bit_cast<float>(uint32_t{bits} << 16);
+}
+
+void store(std::byte* at, float value, DType dtype) {
+  if (dtype == DType::f32) {
+    std::memcpy(at, &value, sizeof(value));
+    return;
+  }
+  const uint16_t bits = dtype == DType::f16
+                            ? half_from_float(std::clamp(value, -kHalfMax, kHalfMax))
+                            : bf16_rounded_away(std::bit_cast<uint32_t>(value));
+  std::memcpy(at, &bits, sizeof(bits));
+}
+
+float bf16_value(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
+uint16_t bf16_of(float value) { return bf16_from_bits(std::bit_cast<uint32_t>(value)); }
+
+float squared_length(const std::vector<float>& values) {
+  const int runs = static_cast<int>(values.size()) / 16;
+  const auto sum = [&](int residue) { return sum_runs(values.data(), runs, residue); };
+  return (sum(0) + sum(2)) + (sum(1) + sum(3));
+}
+
+void hadamard(const Rotation& rotation, std::vector<int32_t>& v) {
+  for (int stride = 1; stride < rotation.inner; stride *= 2) butterflies(rotation, stride, v);
+  core(rotation, false, v);
+}
+
+void inverse_hadamard(const Rotation& rotation, bool narrow, std::vector<int32_t>& v) {
+  constexpr int kLastStride = 8;
+  core(rotation, true, v);
+  for (int stride = 1; stride < rotation.inner; stride *= 2) {
+    if (stride != kLastStride) butterflies(rotation, stride, v);
+  }
+  if (narrow) {
+    for (int32_t& value : v) value = static_cast<int16_t>(value);
+  }
+  if (kLastStride < rotation.inner) butterflies(rotation, kLastStride, v);
+}
+
+std::vector<float> load_vector(const EncodeRun& run, uint32_t token) {
+  std::vector<float> values(run.rotation->head_dim);
+  const std::byte* at = run.values + token * run.token_stride_bytes;
+  for (float& value : values) {
+    value = load(at, run.dtype);
+    at += dtype_bytes(run.dtype);
+  }
+  return values;
+}
+
+void write_mean_key(const EncodeRun& run) {
+  const int head_dim = run.rotation->head_dim;
+  std::vector<float> sum(head_dim);
+  for (uint32_t token = run.exact_token_count; token < run.token_count; ++token) {
+    const std::vector<float> values = load_vector(run, token);
+    for (int i = 0; i < head_dim; ++i) sum[i] += values[i];
+  }
+  const uint32_t count = run.token_count - run.exact_token_count;
+  const float scale = count == 0 ? 0.0f : 1.0f / static_cast<float>(count);
+  for (int i = 0; i < head_dim; ++i) run.offsets[i] = bf16_of(sum[i] * scale);
+}
+
+float write_norm(const EncodeRun& run, uint32_t token, std::vector<float>& values) {
+  float squared = squared_length(values);
+  bool finite = std::isfinite(squared);
+  uint16_t flag = 0;
+  if (run.offsets != nullptr) {
+    std::vector<float> residual = values;
+    for (size_t i = 0; i < values.size(); ++i) residual[i] -= bf16_value(run.offsets[i]);
+    const float residual_squared = squared_length(residual);
+    if (residual_squared < squared) {
+      values = residual;
+      squared = residual_squared;
+      flag = kNormOffsetFlag;
+    }
+  }
+  float norm = std::sqrt(squared);
+  if (norm < kNormMin) norm = 0;
+  run.norms[token] = static_cast<uint16_t>(bf16_of(norm) | flag);
+  finite = finite && (run.norms[token] & 0x7f80u) != 0x7f80u;
+  return finite ? norm : std::numeric_limits<float>::quiet_NaN();
+}
+
+std::vector<int32_t> rotated(const Rotation& rotation, float scale,
+                             const std::vector<float>& values) {
+  std::vector<int32_t> integers(values.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    integers[i] = static_cast<int32_t>(std::nearbyint(values[i] * scale)) * rotation.signs[i];
+  }
+  hadamard(rotation, integers);
+  return integers;
+}
+
+void store_vector(const DecodeRun& run, uint32_t token, float scale,
+                  const std::vector<int32_t>& values) {
+  const bool has_offset = run.offsets != nullptr && (run.norms[token] & kNormOffsetFlag) != 0;
+  std::byte* at = run.values + token * run.token_stride_bytes;
+  for (size_t i = 0; i < values.size(); ++i) {
+    float value = static_cast<float>(values[i] * run.rotation->signs[i]) * scale;
+    // Added where it is zero too, which turns -0 into 0 in every backend.
+    if (run.offsets != nullptr) value += has_offset ? bf16_value(run.offsets[i]) : 0.0f;
+    store(at + i * dtype_bytes(run.dtype), value, run.dtype);
+  }
+}
+
+}  // namespace hadal::reference
