@@ -105,10 +105,14 @@ PlaneVector BlockPlan::plane_vector(Side side, int plane, int layer_group) const
   return {};
 }
 
-CellSections BlockPlan::sections(Side side, int plane, int layer_group) const {
+CellSections BlockPlan::place_sections(Side side, int plane, int layer_group) const {
+  if (layout_.dtype == DType::opaque) return {0, 0, 0, 0, shape_.opaque_bytes};
   const uint64_t runs =
       uint64_t(group_end(layer_group) - group_begin(layer_group)) * layout_.kv_head_count;
   const uint64_t head_dim = side_head_dim(layout_, side);
+  if (codec_.family == CodecFamily::raw) {
+    return {0, 0, 0, 0, runs * shape_.token_count * head_dim * dtype_bytes(layout_.dtype)};
+  }
   const PlaneVector vector = plane_vector(side, plane, layer_group);
   const bool has_offsets = plane == 0 && side == Side::key && codec_.key_offsets;
   const uint64_t exact_bytes =
@@ -118,14 +122,6 @@ CellSections BlockPlan::sections(Side side, int plane, int layer_group) const {
   const uint64_t words = exact + round_up(exact_bytes, 16);
   const uint64_t end = words + runs * shape_.token_count * vector.word_bytes;
   return {0, offsets, exact, words, end};
-}
-
-uint64_t BlockPlan::cell_bytes(Side side, int plane, int layer_group) const {
-  if (layout_.dtype == DType::opaque) return shape_.opaque_bytes;
-  if (codec_.family != CodecFamily::raw) return sections(side, plane, layer_group).end;
-  const uint64_t vectors = uint64_t(group_end(layer_group) - group_begin(layer_group)) *
-                           layout_.kv_head_count * shape_.token_count;
-  return vectors * side_head_dim(layout_, side) * dtype_bytes(layout_.dtype);
 }
 
 // Equal groups, and cuts where the bits change. Equal ones are as many as keep the smallest cell of
@@ -185,7 +181,8 @@ absl::Status BlockPlan::place_cells() {
   uint64_t offset =
       round_up(sizeof(BlockHeader) + cells.size() * sizeof(CellEntry), limits::kCellAlignBytes);
   for (CellEntry& cell : cells) {
-    const uint64_t bytes = cell_bytes(static_cast<Side>(cell.side), cell.plane, cell.layer_group);
+    sections_.push_back(place_sections(static_cast<Side>(cell.side), cell.plane, cell.layer_group));
+    const uint64_t bytes = sections_.back().end;
     if (offset + bytes > limits::kBlockMaxBytes) {
       return absl::InvalidArgumentError(absl::StrCat(
           "encoded block needs more than ", limits::kBlockMaxBytes, " bytes; use fewer tokens"));
@@ -213,10 +210,6 @@ absl::StatusOr<BlockPlan> BlockPlan::make(const KvLayout& layout, const CodecSpe
   if (status.ok()) status = plan.place_cells();
   if (!status.ok()) return status;
   return plan;
-}
-
-const CellEntry& BlockPlan::cell(Side side, int plane, int layer_group) const {
-  return cells_[cell_index_[static_cast<int>(side)][plane][layer_group]];
 }
 
 void BlockPlan::write_header(const BlockIdentity& identity, uint32_t flags,

@@ -50,7 +50,9 @@ class BlockPlan {
   uint64_t total_bytes() const { return total_bytes_; }
   // Stored order: planes ascending, K before V, layer groups ascending; so that drops cut the tail.
   absl::Span<const CellEntry> cells() const { return cells_; }
-  const CellEntry& cell(Side side, int plane, int layer_group) const;
+  const CellEntry& cell(Side side, int plane, int layer_group) const {
+    return cells_[cell_index(side, plane, layer_group)];
+  }
 
   int layer_group_count() const { return layer_group_count_; }
   // Layers [begin, end) of a group.
@@ -63,8 +65,10 @@ class BlockPlan {
   // For the header: all 0 where the codec has no bits by layer.
   std::array<LayerGroupBits, limits::kLayerGroupsMax> group_bits() const;
 
-  // Of a block that is not raw.
-  CellSections sections(Side side, int plane, int layer_group) const;
+  // A raw block's are words alone.
+  const CellSections& sections(Side side, int plane, int layer_group) const {
+    return sections_[cell_index(side, plane, layer_group)];
+  }
   PlaneVector plane_vector(Side side, int plane, int layer_group) const;
 
   // Writes header and table (checksums still 0) and zeroes padding between cells. `out` has
@@ -81,12 +85,16 @@ class BlockPlan {
   BlockShape shape_;
   absl::Status place_groups();
   absl::Status place_cells();
-  uint64_t cell_bytes(Side side, int plane, int layer_group) const;
+  CellSections place_sections(Side side, int plane, int layer_group) const;
+  size_t cell_index(Side side, int plane, int layer_group) const {
+    return cell_index_[static_cast<int>(side)][plane][layer_group];
+  }
 
   int layer_group_count_ = 1;
   std::array<uint16_t, limits::kLayerGroupsMax> group_ends_ = {};
   uint64_t total_bytes_ = 0;
   std::vector<CellEntry> cells_;
+  std::vector<CellSections> sections_;  // by cell
   // Index in cells_ by side, plane and group.
   std::array<std::array<std::array<uint8_t, limits::kLayerGroupsMax>, limits::kBitsMax>, 2>
       cell_index_ = {};

@@ -21,20 +21,23 @@ struct RunIndex {
   int layer, head, group;
 };
 
-// And where its parts lie in the block.
-struct RunPlace {
-  std::byte* values;      // first token's
-  size_t vectors_before;  // in its cell, of runs before it
-  size_t run_in_group;
-};
+// One side of a block: where its values and where its encoded bytes are.
+struct BlockSide {
+  const BlockPlan& plan;
+  Side side;
+  const KvSidePages& pages;
+  std::byte* block;
 
-RunPlace place_of(const BlockPlan& plan, const KvSidePages& pages, const RunIndex& index) {
-  const size_t run =
-      size_t(index.layer - plan.group_begin(index.group)) * plan.layout().kv_head_count +
-      index.head;
-  return {pages.layers[index.layer] + size_t(index.head) * pages.head_stride_bytes,
-          run * plan.shape().token_count, run};
-}
+  uint32_t head_dim() const { return side_head_dim(plan.layout(), side); }
+  std::byte* first_value(const RunIndex& index) const {
+    return pages.layers[index.layer] + size_t(index.head) * pages.head_stride_bytes;
+  }
+  // Runs before it in its layer group.
+  size_t runs_before(const RunIndex& index) const {
+    return size_t(index.layer - plan.group_begin(index.group)) * plan.layout().kv_head_count +
+           index.head;
+  }
+};
 
 absl::Status check_pages(const KvLayout& layout, const KvPages& pages) {
   for (Side side : {Side::key, Side::value}) {
@@ -86,6 +89,7 @@ class PlanCodec final : public Codec {
       : Codec(layout, spec), vectors_(vectors) {}
 
   absl::Status prepare() {
+    if (!is_rotated(spec().family)) return absl::OkStatus();
     for (Side side : {Side::key, Side::value}) {
       absl::StatusOr<Rotation> rotation =
           Rotation::create(side_head_dim(layout(), side), spec().rotation_seed);
@@ -100,13 +104,16 @@ class PlanCodec final : public Codec {
     return absl::OkStatus();
   }
   const Rotation& rotation(Side side) const { return rotations_[static_cast<int>(side)]; }
-  // A block that another client stored may have other bits than this codec's.
-  const CodeTables& tables(Side side, int bits) const {
+  // Of the codebook that a side with so many planes uses; null for none. A block that another
+  // client stored may have other bits than this codec's.
+  const CodeTables* tables(Side side, int planes) const {
+    const int bits = codebook_bits(spec().family, planes);
+    if (bits == 0) return nullptr;
     Tables& tables = tables_[static_cast<int>(side)];
     std::call_once(tables.made[bits - 1], [&] {
       tables.of_bits[bits - 1] = CodeTables::make(bits, side_head_dim(layout(), side));
     });
-    return tables.of_bits[bits - 1];
+    return &tables.of_bits[bits - 1];
   }
   const VectorCodec& vectors() const { return vectors_; }
 
@@ -127,50 +134,73 @@ const PlanCodec& implementation(const Codec& codec) { return static_cast<const P
 // Names a run's share of the next layer. Where heads lie side by side in a token's row, going row
 // by row suits the memory better than going to what the next head needs.
 template <typename Run>
-void look_ahead(const BlockPlan& plan, const KvSidePages& pages, const RunIndex& index, Run& run) {
-  if (index.layer + 1 == plan.layout().layer_count) return;
-  const size_t bytes =
-      size_t{run.token_count} * run.rotation->head_dim * dtype_bytes(plan.layout().dtype);
-  run.ahead = pages.layers[index.layer + 1] + size_t(index.head) * bytes;
+void look_ahead(const BlockSide& of, const RunIndex& index, Run& run) {
+  if (index.layer + 1 == of.plan.layout().layer_count) return;
+  const size_t bytes = size_t{run.token_count} * of.head_dim() * dtype_bytes(run.dtype);
+  run.ahead = of.pages.layers[index.layer + 1] + size_t(index.head) * bytes;
 }
 
-bool encode_side(const PlanCodec& codec, const BlockPlan& plan, const KvSidePages& pages,
-                 std::pair<Side, std::byte*> out) {
-  const auto [side, block] = out;
-  const uint32_t head_dim = side_head_dim(plan.layout(), side);
-  const size_t value_bytes = dtype_bytes(plan.layout().dtype);
-  bool finite = true;
-  for_each_run(plan, [&, side = side, block = block](const RunIndex& index) {
-    const RunPlace place = place_of(plan, pages, index);
-    const CellSections sections = plan.sections(side, 0, index.group);
-    std::byte* zero = block + plan.cell(side, 0, index.group).offset;
-    EncodeRun run;
-    run.values = place.values;
-    run.token_count = plan.shape().token_count;
-    run.token_stride_bytes = pages.token_stride_bytes;
-    run.dtype = plan.layout().dtype;
-    run.exact_token_count = plan.shape().exact_token_count;
-    run.rotation = &codec.rotation(side);
-    run.tables = &codec.tables(side, plan.plane_count(side, index.group));
-    look_ahead(plan, pages, index, run);
-    run.norms = reinterpret_cast<uint16_t*>(zero + sections.scalars) + place.vectors_before;
-    if (side == Side::key && plan.codec().key_offsets) {
+// An EncodeRun or a DecodeRun of `planes` planes.
+template <typename Run>
+Run make_run(const PlanCodec& codec, const BlockSide& of, const RunIndex& index, int planes) {
+  const BlockPlan& plan = of.plan;
+  const size_t runs_before = of.runs_before(index);
+  const size_t vectors_before = runs_before * plan.shape().token_count;
+  Run run;
+  run.values = of.first_value(index);
+  run.token_stride_bytes = of.pages.token_stride_bytes;
+  run.dtype = plan.layout().dtype;
+  run.token_count = plan.shape().token_count;
+  run.exact_token_count = plan.shape().exact_token_count;
+  run.head_dim = static_cast<int>(of.head_dim());
+  run.rotation = &codec.rotation(of.side);
+  run.tables = codec.tables(of.side, plan.plane_count(of.side, index.group));
+  run.plane_count = planes;
+  look_ahead(of, index, run);
+  for (int plane = 0; plane < planes; ++plane) {
+    const CellSections sections = plan.sections(of.side, plane, index.group);
+    const PlaneVector vector = plan.plane_vector(of.side, plane, index.group);
+    std::byte* cell = of.block + plan.cell(of.side, plane, index.group).offset;
+    run.planes[plane] = cell + sections.words + vectors_before * vector.word_bytes;
+    if (vector.scalar_count != 0) {
+      auto* scalars = reinterpret_cast<uint16_t*>(cell + sections.scalars);
+      (plane == 0 ? run.norms : run.residual_norms) =
+          scalars + vectors_before * vector.scalar_count;
+    }
+    if (sections.offsets != sections.exact) {
       run.offsets =
-          reinterpret_cast<uint16_t*>(zero + sections.offsets) + place.run_in_group * head_dim;
+          reinterpret_cast<uint16_t*>(cell + sections.offsets) + runs_before * run.head_dim;
     }
-    const size_t words = place.vectors_before * plan.plane_vector(side, 0, index.group).word_bytes;
-    for (int plane = 0; plane < run.tables->bits; ++plane) {
-      run.planes[plane] = plane == 0 ? zero + sections.words + words
-                                     : block + plan.cell(side, plane, index.group).offset + words;
-    }
-    finite = codec.vectors().encode(run) && finite;
-    const size_t vector_bytes = head_dim * value_bytes;
-    std::byte* exact =
-        zero + sections.exact + place.run_in_group * run.exact_token_count * vector_bytes;
-    DenseCopy{exact, place.values, pages.token_stride_bytes, vector_bytes, run.exact_token_count}
-        .to_dense();
+  }
+  return run;
+}
+
+DenseCopy exact_tokens(const BlockSide& of, const RunIndex& index) {
+  const BlockPlan& plan = of.plan;
+  const size_t vector_bytes = of.head_dim() * dtype_bytes(plan.layout().dtype);
+  const uint32_t count = plan.shape().exact_token_count;
+  std::byte* exact = of.block + plan.cell(of.side, 0, index.group).offset +
+                     plan.sections(of.side, 0, index.group).exact;
+  return {exact + of.runs_before(index) * count * vector_bytes, of.first_value(index),
+          of.pages.token_stride_bytes, vector_bytes, count};
+}
+
+bool encode_side(const PlanCodec& codec, const BlockSide& of) {
+  bool finite = true;
+  for_each_run(of.plan, [&](const RunIndex& index) {
+    const int planes = of.plan.plane_count(of.side, index.group);
+    finite = codec.vectors().encode(make_run<EncodeRun>(codec, of, index, planes)) && finite;
+    exact_tokens(of, index).to_dense();
   });
   return finite;
+}
+
+void decode_side(const PlanCodec& codec, const BlockSide& of, int planes_left) {
+  for_each_run(of.plan, [&](const RunIndex& index) {
+    const int planes = std::min(of.plan.plane_count(of.side, index.group), planes_left);
+    codec.vectors().decode(make_run<DecodeRun>(codec, of, index, planes));
+    exact_tokens(of, index).to_strided();
+  });
 }
 
 // Scalars, offsets and exact values end at multiples of 16; what lies between is zero in the
@@ -198,61 +228,18 @@ void zero_padding(const BlockPlan& plan, std::byte* block) {
   }
 }
 
-void decode_side(const PlanCodec& codec, const BlockPlan& plan, const EncodedBlock& block,
-                 std::pair<Side, const KvSidePages*> out) {
-  const auto [side, pages] = out;
-  const uint32_t head_dim = side_head_dim(plan.layout(), side);
-  const auto cell = [&block, &plan, side = side](int plane, int group) {
-    return const_cast<std::byte*>(block.cell_bytes(plan.cell(side, plane, group)).data());
-  };
-  const Precision precision = block.precision();
-  for_each_run(plan, [&, side = side, pages = pages](const RunIndex& index) {
-    const RunPlace place = place_of(plan, *pages, index);
-    const CellSections sections = plan.sections(side, 0, index.group);
-    std::byte* zero = cell(0, index.group);
-    DecodeRun run;
-    run.values = place.values;
-    run.token_stride_bytes = pages->token_stride_bytes;
-    run.dtype = plan.layout().dtype;
-    run.token_count = plan.shape().token_count;
-    run.exact_token_count = plan.shape().exact_token_count;
-    run.rotation = &codec.rotation(side);
-    const int bits = plan.plane_count(side, index.group);
-    run.tables = &codec.tables(side, bits);
-    look_ahead(plan, *pages, index, run);
-    run.plane_count =
-        std::min<int>(bits, side == Side::key ? precision.key_planes : precision.value_planes);
-    run.norms = reinterpret_cast<const uint16_t*>(zero + sections.scalars) + place.vectors_before;
-    if (side == Side::key && plan.codec().key_offsets) {
-      run.offsets = reinterpret_cast<const uint16_t*>(zero + sections.offsets) +
-                    place.run_in_group * head_dim;
-    }
-    const size_t words = place.vectors_before * plan.plane_vector(side, 0, index.group).word_bytes;
-    for (int plane = 0; plane < run.plane_count; ++plane) {
-      run.planes[plane] = (plane == 0 ? zero + sections.words : cell(plane, index.group)) + words;
-    }
-    codec.vectors().decode(run);
-    const size_t vector_bytes = head_dim * dtype_bytes(run.dtype);
-    std::byte* exact =
-        zero + sections.exact + place.run_in_group * run.exact_token_count * vector_bytes;
-    DenseCopy{exact, place.values, pages->token_stride_bytes, vector_bytes, run.exact_token_count}
-        .to_strided();
-  });
-}
-
 // Raw blocks: the same walk, values copied as they are.
 template <typename Copy>
 void walk_raw(const BlockPlan& plan, const KvPages& pages, std::byte* block, Copy copy) {
   for (Side side : {Side::key, Side::value}) {
-    const KvSidePages& half = side_pages(pages, side);
-    const size_t vector_bytes =
-        side_head_dim(plan.layout(), side) * dtype_bytes(plan.layout().dtype);
+    const BlockSide of = {plan, side, side_pages(pages, side), block};
+    const size_t vector_bytes = of.head_dim() * dtype_bytes(plan.layout().dtype);
     for_each_run(plan, [&](const RunIndex& index) {
-      const RunPlace place = place_of(plan, half, index);
-      std::byte* dense =
-          block + plan.cell(side, 0, index.group).offset + place.vectors_before * vector_bytes;
-      copy(DenseCopy{dense, place.values, half.token_stride_bytes, vector_bytes,
-                     plan.shape().token_count});
+      const uint32_t tokens = plan.shape().token_count;
+      std::byte* dense = block + plan.cell(side, 0, index.group).offset +
+                         of.runs_before(index) * tokens * vector_bytes;
+      copy(DenseCopy{dense, of.first_value(index), of.pages.token_stride_bytes, vector_bytes,
+                     tokens});
     });
   }
 }
@@ -280,11 +267,9 @@ absl::StatusOr<std::unique_ptr<const Codec>> Codec::create(const KvLayout& layou
   absl::Status status = layout.validate();
   if (status.ok()) status = spec.validate();
   if (!status.ok()) return status;
-  const VectorCodec vectors =
-      backend == CodecBackend::reference ? reference_vector_codec() : simd_vector_codec();
-  auto codec = std::make_unique<PlanCodec>(layout, spec, vectors);
+  auto codec = std::make_unique<PlanCodec>(layout, spec, vector_codec(spec.family, backend));
   if (spec.family != CodecFamily::raw) {
-    if (spec.family != CodecFamily::turboquant_mse) {
+    if (codec->vectors().encode == nullptr) {
       return absl::UnimplementedError(
           absl::StrCat("codec ", spec.name(), " has no kernels in this build; use kAvB or raw"));
     }
@@ -321,8 +306,8 @@ absl::StatusOr<EncodeResult> Codec::encode(const EncodeRequest& request,
   out = out.subspan(0, plan->total_bytes());
   plan->write_header(request.identity, 0, out);
   const PlanCodec& codec = implementation(*this);
-  const bool finite = encode_side(codec, *plan, request.pages.key, {Side::key, out.data()}) &&
-                      encode_side(codec, *plan, request.pages.value, {Side::value, out.data()});
+  const bool finite = encode_side(codec, {*plan, Side::key, request.pages.key, out.data()}) &&
+                      encode_side(codec, {*plan, Side::value, request.pages.value, out.data()});
   EncodeResult result;
   result.non_finite = !finite;
   if (!finite) return result;
@@ -371,8 +356,9 @@ absl::Status Codec::decode(absl::Span<const std::byte> encoded, int dropped_plan
                      "; this codec is ", spec_.name(), " with seed ", spec_.rotation_seed));
   }
   const PlanCodec& self = implementation(*this);
-  decode_side(self, *plan, *block, {Side::key, &pages.key});
-  decode_side(self, *plan, *block, {Side::value, &pages.value});
+  auto* bytes = const_cast<std::byte*>(encoded.data());  // only read
+  decode_side(self, {*plan, Side::key, pages.key, bytes}, block->precision().key_planes);
+  decode_side(self, {*plan, Side::value, pages.value, bytes}, block->precision().value_planes);
   hwy::FlushStream();  // values may have been written past the caches: in order before "done"
   return absl::OkStatus();
 }

@@ -7,9 +7,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common/codec_spec.h"
 #include "common/kv_layout.h"
 #include "common/limits.h"
 #include "kernels/codebook.h"
+#include "kernels/codec.h"
 #include "kernels/rotation.h"
 
 namespace hadal {
@@ -22,11 +24,16 @@ struct EncodeRun {
   size_t token_stride_bytes = 0;
   DType dtype = DType::f16;
   uint32_t token_count = 0;
-  uint32_t exact_token_count = 0;  // first tokens: norm and words stay 0
-  const Rotation* rotation = nullptr;
-  const CodeTables* tables = nullptr;
-  uint16_t* norms = nullptr;    // bf16 [token]; sign bit: the offset was removed
-  uint16_t* offsets = nullptr;  // bf16 [head_dim]; null where the side has none
+  uint32_t exact_token_count = 0;  // first tokens: scalars and words stay 0
+  int head_dim = 0;
+  const Rotation* rotation = nullptr;  // empty for families that do not rotate
+  const CodeTables* tables = nullptr;  // null for families without a codebook
+  int plane_count = 0;
+  // 16 bits each [token, PlaneVector::scalar_count] of plane 0; of the first the sign bit says that
+  // the offset was removed.
+  uint16_t* norms = nullptr;
+  uint16_t* residual_norms = nullptr;  // the same of a later plane that has scalars
+  uint16_t* offsets = nullptr;         // bf16 [head_dim]; null where the side has none
   std::array<std::byte*, limits::kBitsMax> planes = {};  // words of token 0, by plane
 };
 
@@ -37,10 +44,12 @@ struct DecodeRun {
   DType dtype = DType::f16;
   uint32_t token_count = 0;
   uint32_t exact_token_count = 0;  // first tokens are left alone
+  int head_dim = 0;
   const Rotation* rotation = nullptr;
   const CodeTables* tables = nullptr;
-  int plane_count = 0;  // planes present, at most the tables' bits
+  int plane_count = 0;  // planes present: perhaps fewer than were encoded
   const uint16_t* norms = nullptr;
+  const uint16_t* residual_norms = nullptr;  // null where the plane that has them is not present
   const uint16_t* offsets = nullptr;
   std::array<const std::byte*, limits::kBitsMax> planes = {};
 };
@@ -55,8 +64,23 @@ struct VectorCodec {
   DecodeRunFunction decode;
 };
 
-VectorCodec reference_vector_codec();
-VectorCodec simd_vector_codec();  // for the best instruction set of this machine
+// Null functions where this build has none.
+VectorCodec vector_codec(CodecFamily family, CodecBackend backend);
+
+VectorCodec reference_vector_codec();  // of TurboQuant-MSE
+VectorCodec simd_vector_codec();       // the same, for the best instruction set of this machine
+
+// Families that need a Rotation, and so one of its head_dims.
+constexpr bool is_rotated(CodecFamily family) {
+  return family != CodecFamily::raw && family != CodecFamily::fp8_e4m3 &&
+         family != CodecFamily::fp8_e5m2;
+}
+
+// Of the codebook that a side with so many planes uses; 0 for none.
+constexpr int codebook_bits(CodecFamily family, int planes) {
+  if (family == CodecFamily::turboquant_mse) return planes;
+  return family == CodecFamily::turboquant_prod ? planes - 1 : 0;
+}
 
 // bf16 with round to nearest, ties to even; NaN and infinity are the caller's business.
 constexpr uint16_t bf16_from_bits(uint32_t bits) {
