@@ -8,7 +8,7 @@
 #include <hwy/highway.h>
 
 #include "kernels/vector_codec.h"
-#if HWY_TARGET != HWY_SCALAR
+#if HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128
 #include "kernels/simd_decode-inl.h"
 #include "kernels/simd_encode-inl.h"
 #endif
@@ -17,7 +17,7 @@ HWY_BEFORE_NAMESPACE();
 namespace hadal {
 namespace HWY_NAMESPACE {
 
-#if HWY_TARGET == HWY_SCALAR
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
 // No vectors: the scalar reference is as good.
 bool EncodeRunSimd(const EncodeRun& run) { return reference_vector_codec().encode(run); }
 void DecodeRunSimd(const DecodeRun& run) { reference_vector_codec().decode(run); }

@@ -89,9 +89,10 @@ void store(std::byte* at, float value, DType dtype) {
     std::memcpy(at, &value, sizeof(value));
     return;
   }
-  const uint16_t bits = dtype == DType::f16
-                            ? half_from_float(std::clamp(value, -kHalfMax, kHalfMax))
-                            : bf16_rounded_away(std::bit_cast<uint32_t>(value));
+  // NaN, of norms that no encoder writes, becomes -kHalfMax as in registers.
+  const float clamped = value > -kHalfMax ? std::min(value, kHalfMax) : -kHalfMax;
+  const uint16_t bits = dtype == DType::f16 ? half_from_float(clamped)
+                                            : bf16_rounded_away(std::bit_cast<uint32_t>(value));
   std::memcpy(at, &bits, sizeof(bits));
 }
 

@@ -11,6 +11,12 @@
 
 namespace hadal {
 
+#if defined(__clang__) && __clang_major__ < 15
+using Half = __fp16;  // there is no _Float16 yet
+#else
+using Half = _Float16;
+#endif
+
 // Memory that starts where a cache line does.
 template <typename T>
 struct LineAllocator {
@@ -61,7 +67,7 @@ struct KvExample {
       const uint16_t bits = static_cast<uint16_t>((std::bit_cast<uint32_t>(value) + 0x8000u) >> 16);
       std::memcpy(at, &bits, 2);
     } else {
-      const _Float16 half = static_cast<_Float16>(value);
+      const Half half = static_cast<Half>(value);
       std::memcpy(at, &half, 2);
     }
   }
@@ -74,7 +80,7 @@ struct KvExample {
       std::memcpy(&bits, at, 2);
       value = std::bit_cast<float>(uint32_t{bits} << 16);
     } else {
-      _Float16 half;
+      Half half;
       std::memcpy(&half, at, 2);
       value = static_cast<float>(half);
     }
