@@ -332,7 +332,8 @@ absl::StatusOr<PlannedWork> Planner::plan(const Batch& batch, const Workspace& w
   }
   std::byte* host = workspace.host;
   std::memcpy(host + parts.rotations, rotations_.data(), sizeof(rotations_));
-  std::memcpy(host + parts.tables, tables_.data(), tables_.size() * sizeof(CodeTables));
+  // None for raw codecs.
+  std::copy(tables_.begin(), tables_.end(), reinterpret_cast<CodeTables*>(host + parts.tables));
   std::memcpy(host + parts.forms, forms->data(), forms->size() * sizeof(BlockForm));
   std::memcpy(host + parts.entries, entries.data(), entries.size() * sizeof(BlockEntry));
   std::memset(host + parts.progress, 0, parts.copied_end - parts.progress);
