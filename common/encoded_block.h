@@ -87,7 +87,9 @@ struct CellEntry {
   uint64_t checksum;  // cell_checksum(bytes, id())
   uint8_t tag[16];    // 0 unless encrypted
 
-  uint32_t id() const { return uint32_t{side} << 16 | uint32_t{plane} << 8 | layer_group; }
+  constexpr uint32_t id() const {
+    return uint32_t{side} << 16 | uint32_t{plane} << 8 | layer_group;
+  }
 };
 static_assert(sizeof(CellEntry) == 40);
 

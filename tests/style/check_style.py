@@ -27,7 +27,7 @@ LIBRARY_HOMES = [
     (re.compile(r"^(ucp|ucs|uct)/"), re.compile(r"^(tests/)?transport/")),
     (re.compile(r"^rocksdb/"), re.compile(r"^storage/nvme_tier")),
     (re.compile(r"^(grpcpp|grpc|google/protobuf)/|\.pb\.h$"), re.compile(r"^(service|client/cli|tests|bench)/")),
-    (re.compile(r"^cuda"), re.compile(r"^kernels/")),
+    (re.compile(r"^(cuda|cublas)"), re.compile(r"^(kernels/|tests/kernels/cuda_|bench/bench_gpu)")),
 ]
 SUFFIXES = (".h", ".cc", ".cu", ".cuh", ".py", ".sh", ".proto", ".cmake", ".toml", ".txt")
 CONTROL = ("namespace", "class ", "struct ", "enum ", "union ", "using ", "typedef", "#", "//", "extern", "}",

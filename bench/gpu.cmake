@@ -1,0 +1,12 @@
+# Where there is nvcc; with cuBLAS also the slowdown of a GEMM beside it.
+if(TARGET cuda_codec)
+  find_package(CUDAToolkit REQUIRED)
+  add_executable(bench_gpu bench_gpu.cc)
+  target_link_libraries(bench_gpu PRIVATE bench_report cuda_codec)
+  if(TARGET CUDA::cublas)
+    target_link_libraries(bench_gpu PRIVATE CUDA::cublas)
+    target_compile_definitions(bench_gpu PRIVATE HADAL_HAVE_CUBLAS)
+  else()
+    message(STATUS "cuBLAS is not there: bench_gpu does not measure the slowdown of a GEMM")
+  endif()
+endif()

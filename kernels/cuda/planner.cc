@@ -1,0 +1,363 @@
+#include "kernels/cuda/planner.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda/head_dims.h"
+#include "kernels/rotation.h"
+
+namespace hadal::cuda {
+namespace {
+
+constexpr uint64_t kAlignBytes = 64;
+constexpr uint64_t kAddressBytesMax = uint64_t{1} << 47;  // more than any device has
+constexpr uint32_t kTasksMax = uint32_t{1} << 31;
+constexpr absl::string_view kSideNames[] = {"K", "V"};
+// Parts of the workspace, in bytes from its start.
+struct Parts {
+  uint64_t rotations, tables, forms, entries, progress, outcomes, copied_end, cell_sums, end;
+};
+
+constexpr Parts parts_of(uint64_t block_count, uint64_t form_count, uint64_t table_count) {
+  uint64_t at = 0;
+  const auto part = [&](uint64_t bytes) {
+    const uint64_t begin = at;
+    at += (bytes + kAlignBytes - 1) / kAlignBytes * kAlignBytes;
+    return begin;
+  };
+  Parts parts = {};
+  parts.rotations = part(2 * sizeof(RotationBits));
+  parts.tables = part(table_count * sizeof(CodeTables));
+  parts.forms = part(form_count * sizeof(BlockForm));
+  parts.entries = part(block_count * sizeof(BlockEntry));
+  parts.progress = part(block_count * sizeof(BlockProgress));
+  parts.outcomes = part(block_count * sizeof(uint32_t));
+  parts.copied_end = at;
+  parts.cell_sums = part(block_count * limits::kCellsMax * sizeof(uint64_t));
+  parts.end = at;
+  return parts;
+}
+
+RotationBits bits_of(const Rotation& rotation) {
+  RotationBits bits = {};
+  for (int i = 0; i < rotation.head_dim; ++i) {
+    if (rotation.signs[i] < 0) bits.signs[i / 32] |= 1u << (i % 32);
+  }
+  for (int i = 0; rotation.core > 1 && i < rotation.core; ++i) {
+    for (int j = 0; j < rotation.core; ++j) {
+      if (rotation.core_matrix[i * rotation.core + j] > 0) continue;
+      bits.core_rows[i] |= uint64_t{1} << j;
+      bits.core_columns[j] |= uint64_t{1} << i;
+    }
+  }
+  return bits;
+}
+
+BlockHeader full_mask() {
+  BlockHeader mask;
+  std::memset(static_cast<void*>(&mask), 0xff, sizeof(mask));
+  // Readers take what the writer chose here. The key is compared by itself.
+  mask.floor_key_planes = mask.floor_value_planes = 0;
+  mask.flags = ~uint32_t{kBlockNonFinite};
+  std::memset(mask.key, 0, sizeof(mask.key));
+  mask.first_token_index = 0;
+  mask.checksum = 0;
+  return mask;
+}
+
+// Bytes from the first value of a page to past its last one; 0 where rows overlap or pass the
+// address space.
+uint64_t page_bytes(const SideStrides& strides, uint64_t tokens, uint64_t heads,
+                    uint64_t vector_bytes) {
+  struct Axis {
+    uint64_t stride, count;
+  };
+  Axis axes[] = {{strides.token_bytes, tokens}, {strides.head_bytes, heads}};
+  if (axes[0].stride > axes[1].stride) std::swap(axes[0], axes[1]);
+  uint64_t bytes = vector_bytes;
+  for (const Axis& axis : axes) {
+    if (axis.count == 1) continue;
+    if (axis.stride < bytes || axis.stride > kAddressBytesMax / axis.count) return 0;
+    bytes += (axis.count - 1) * axis.stride;
+  }
+  return bytes;
+}
+
+absl::Status check_aligned(absl::string_view name, const void* at, uint64_t bytes) {
+  if (at == nullptr) return absl::InvalidArgumentError(absl::StrCat(name, " is null"));
+  if (reinterpret_cast<uintptr_t>(at) % bytes == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, " is at ", absl::Hex(at), "; it must be at a multiple of ", bytes));
+}
+
+}  // namespace
+
+uint64_t Planner::workspace_bytes(uint32_t block_count, uint32_t shape_count) const {
+  return parts_of(block_count, shape_count, tables_.size()).end;
+}
+
+absl::StatusOr<Planner> Planner::create(const KvLayout& layout, const CodecSpec& spec) {
+  absl::Status status = layout.validate();
+  if (status.ok()) status = spec.validate();
+  if (!status.ok()) return status;
+  if (layout.dtype == DType::opaque) {
+    return absl::InvalidArgumentError("opaque bytes have no pages; encode them on the host");
+  }
+  Planner planner(layout, spec);
+  status = planner.prepare();
+  if (!status.ok()) return status;
+  return planner;
+}
+
+absl::Status Planner::prepare() {
+  // Short blocks may have fewer layer groups, but less of everything else.
+  const auto exact = std::min<uint32_t>(spec_.exact_tokens, layout_.block_tokens);
+  absl::StatusOr<BlockPlan> plan =
+      BlockPlan::make(layout_, spec_, {layout_.block_tokens, static_cast<uint16_t>(exact), 0});
+  if (!plan.ok()) return plan.status();
+  block_bytes_max_ = plan->total_bytes();
+  if (spec_.family == CodecFamily::raw) {
+    side_ranges_ = {SideRange()};
+    return absl::OkStatus();
+  }
+  if (spec_.family != CodecFamily::turboquant_mse) {
+    return absl::UnimplementedError(
+        absl::StrCat("codec ", spec_.name(), " has no kernels for GPUs; use kAvB or raw"));
+  }
+  for (Side side : {Side::key, Side::value}) {
+    const auto head_dim = static_cast<int>(side_head_dim(layout_, side));
+    const auto number = static_cast<uint8_t>(side);
+    absl::StatusOr<Rotation> rotation = Rotation::create(head_dim, spec_.rotation_seed);
+    if (!rotation.ok()) return rotation.status();
+    if (!with_head_dim(head_dim, [](auto) {})) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(kSideNames[number], " has head_dim ", head_dim,
+                       ", for which no kernels are made for GPUs; use codec raw"));
+    }
+    rotations_[number] = bits_of(*rotation);
+    for (int bits = 1; bits <= limits::kBitsMax; ++bits) {
+      bool is_used = false;
+      for (int layer = 0; layer < layout_.layer_count; ++layer) {
+        const LayerBits of = spec_.bits_of_layer(layer);
+        is_used |= (side == Side::key ? of.key_bits : of.value_bits) == bits;
+      }
+      if (!is_used) continue;
+      tables_index_[number][bits] = static_cast<uint8_t>(tables_.size());
+      tables_.push_back(CodeTables::make(bits, head_dim));
+    }
+    if (!side_ranges_.empty() && side_ranges_.back().head_dim == head_dim) {
+      side_ranges_.back().end = 2;
+    } else {
+      side_ranges_.push_back({number, static_cast<uint8_t>(number + 1), head_dim});
+    }
+  }
+  return absl::OkStatus();
+}
+
+BlockForm Planner::form_of(const BlockPlan& plan) const {
+  BlockForm form = {};
+  form.token_count = plan.shape().token_count;
+  form.exact_token_count = plan.shape().exact_token_count;
+  form.cell_count = static_cast<uint32_t>(plan.cells().size());
+  form.group_count = static_cast<uint32_t>(plan.layer_group_count());
+  form.total_bytes = static_cast<uint32_t>(plan.total_bytes());
+  std::copy(plan.cells().begin(), plan.cells().end(), form.cells.begin());
+  // Untouched memory costs nothing, and the header touches little.
+  const auto bytes = std::make_unique_for_overwrite<std::byte[]>(plan.total_bytes());
+  plan.write_header(BlockIdentity(), 0, absl::MakeSpan(bytes.get(), plan.total_bytes()));
+  std::memcpy(&form.header, bytes.get(), sizeof(form.header));
+  form.mask = full_mask();
+  for (int group = 0; group < plan.layer_group_count(); ++group) {
+    form.group_ends[group] = static_cast<uint16_t>(plan.group_end(group));
+    const uint64_t runs =
+        uint64_t(plan.group_end(group) - plan.group_begin(group)) * layout_.kv_head_count;
+    for (Side side : {Side::key, Side::value}) {
+      GroupPlace& place = form.groups[static_cast<int>(side)][group];
+      const CellSections first = plan.sections(side, 0, group);
+      const uint32_t begin = plan.cell(side, 0, group).offset;
+      const uint64_t head_dim = side_head_dim(layout_, side);
+      place.norms = begin + static_cast<uint32_t>(first.scalars);
+      place.offsets = begin + static_cast<uint32_t>(first.offsets);
+      place.exact = begin + static_cast<uint32_t>(first.exact);
+      place.has_offsets = first.offsets != first.exact;
+      const uint64_t ends[] = {
+          runs * form.token_count * plan.plane_vector(side, 0, group).scalar_count * 2,
+          first.offsets + (place.has_offsets ? runs * head_dim * 2 : 0),
+          first.exact + (first.exact != first.words
+                             ? runs * form.exact_token_count * head_dim * dtype_bytes(layout_.dtype)
+                             : 0)};
+      const uint64_t next[] = {first.offsets, first.exact, first.words};
+      for (int i = 0; i < 3; ++i) {
+        place.gap_begins[i] = begin + static_cast<uint32_t>(ends[i]);
+        place.gap_ends[i] = begin + static_cast<uint32_t>(next[i]);
+      }
+      place.planes = static_cast<uint8_t>(plan.plane_count(side, group));
+      place.tables = tables_index_[static_cast<int>(side)][place.planes];
+      for (int plane = 0; plane < place.planes; ++plane) {
+        const CellEntry& cell = plan.cell(side, plane, group);
+        place.cells[plane] = static_cast<uint8_t>(&cell - plan.cells().data());
+        place.words[plane] =
+            cell.offset + static_cast<uint32_t>(plan.sections(side, plane, group).words);
+      }
+    }
+  }
+  return form;
+}
+
+absl::Status Planner::check(const Batch& batch) const {
+  if (batch.blocks.empty()) return absl::InvalidArgumentError("the batch has no blocks");
+  const uint64_t runs = uint64_t{batch.blocks.size()} * 2 * layout_.layer_count *
+                        std::max<uint64_t>(layout_.kv_head_count, limits::kCellsMax);
+  if (runs >= kTasksMax) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the batch has ", batch.blocks.size(), " blocks; at most ",
+        (kTasksMax - 1) / (runs / batch.blocks.size()), " of this layout are allowed"));
+  }
+  absl::Status status = check_aligned("encoded", batch.encoded, kAlignBytes);
+  if (status.ok()) status = check_aligned("pages", batch.pages, alignof(std::byte*));
+  if (status.ok()) status = check_aligned("outcomes", batch.outcomes, alignof(uint32_t));
+  if (!status.ok()) return status;
+  if (batch.encoded_stride_bytes % kAlignBytes != 0 ||
+      batch.encoded_stride_bytes > kAddressBytesMax / batch.blocks.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("encoded_stride_bytes is ", batch.encoded_stride_bytes,
+                     "; it must be a multiple of ", kAlignBytes, ", and all blocks within 2^47"));
+  }
+  uint32_t tokens = 1;
+  for (const Block& block : batch.blocks) tokens = std::max(tokens, block.token_count);
+  for (Side side : {Side::key, Side::value}) {
+    const SideStrides& strides = batch.strides[static_cast<int>(side)];
+    const uint64_t value_bytes = dtype_bytes(layout_.dtype);
+    const uint64_t vector_bytes = side_head_dim(layout_, side) * value_bytes;
+    if (strides.token_bytes % value_bytes != 0 || strides.head_bytes % value_bytes != 0 ||
+        page_bytes(strides, tokens, layout_.kv_head_count, vector_bytes) == 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(kSideNames[static_cast<int>(side)], " strides are ", strides.token_bytes,
+                       " bytes a token and ", strides.head_bytes, " a head; ", tokens,
+                       " tokens and ", layout_.kv_head_count, " heads of ", vector_bytes,
+                       " bytes overlap, lie apart by no whole values, or pass 2^47 bytes"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<BlockForm>> Planner::place_blocks(const Batch& batch,
+                                                             absl::Span<BlockEntry> entries) const {
+  std::vector<BlockForm> forms;
+  for (size_t i = 0; i < batch.blocks.size(); ++i) {
+    const Block& block = batch.blocks[i];
+    const auto refuse = [i](absl::string_view what) {
+      return absl::InvalidArgumentError(absl::StrCat("block ", i, " of the batch: ", what));
+    };
+    const bool starts = block.identity.first_token_index == 0;
+    const uint32_t exact = starts ? std::min<uint32_t>(spec_.exact_tokens, block.token_count) : 0;
+    auto form = std::find_if(forms.begin(), forms.end(), [&](const BlockForm& other) {
+      return other.token_count == block.token_count && other.exact_token_count == exact;
+    });
+    if (form == forms.end()) {
+      absl::StatusOr<BlockPlan> plan =
+          BlockPlan::make(layout_, spec_, {block.token_count, static_cast<uint16_t>(exact), 0});
+      if (!plan.ok()) return refuse(plan.status().message());
+      forms.push_back(form_of(*plan));
+      form = forms.end() - 1;
+    }
+    if ((block.flags & ~uint32_t{kBlockNonFinite}) != 0) {
+      return refuse(absl::StrCat("flags are ", block.flags, "; allowed are 0 and ",
+                                 uint32_t{kBlockNonFinite}));
+    }
+    if (block.dropped_planes < 0 || block.dropped_planes > form->header.drop_count) {
+      return refuse(absl::StrCat("it is said to lack ", block.dropped_planes,
+                                 " planes; it can lack ", form->header.drop_count));
+    }
+    BlockEntry& entry = entries[i];
+    entry = {};
+    entry.key = block.identity.key.bytes;
+    entry.first_token_index = block.identity.first_token_index;
+    entry.form = static_cast<uint32_t>(form - forms.begin());
+    entry.flags = block.flags;
+    entry.planes_left = {limits::kBitsMax, limits::kBitsMax};
+    for (int step = 0; step < block.dropped_planes; ++step) {
+      const uint8_t plane = form->header.drop_order[step];
+      entry.planes_left[plane & kDropValueSide ? 1 : 0] = plane & ~kDropValueSide;
+    }
+    const auto is_gone = [&](const CellEntry& cell) {
+      return cell.plane >= entry.planes_left[cell.side];
+    };
+    const auto cells_end = form->cells.begin() + form->cell_count;
+    entry.cells_present = static_cast<uint32_t>(
+        std::find_if(form->cells.begin(), cells_end, is_gone) - form->cells.begin());
+    const CellEntry& last = form->cells[entry.cells_present - 1];
+    if (last.offset + last.bytes > batch.encoded_stride_bytes) {
+      return refuse(absl::StrCat("it has ", last.offset + last.bytes,
+                                 " bytes; encoded_stride_bytes is ", batch.encoded_stride_bytes));
+    }
+  }
+  return forms;
+}
+
+absl::Status Planner::check_marks(absl::Span<const LayerMark> marks) const {
+  int before = 0;
+  for (const LayerMark& mark : marks) {
+    if (mark.end_layer <= before || mark.end_layer > layout_.layer_count) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a mark ends at layer ", mark.end_layer, " after one at ", before,
+                       "; they must ascend to ", layout_.layer_count));
+    }
+    if (mark.event == nullptr) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the mark at layer ", mark.end_layer, " has a null event"));
+    }
+    before = mark.end_layer;
+  }
+  if (marks.empty() || before == layout_.layer_count) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("the last mark ends at layer ", before, " of ",
+                                                 layout_.layer_count, "; mark the last one too"));
+}
+
+absl::StatusOr<PlannedWork> Planner::plan(const Batch& batch, const Workspace& workspace) const {
+  absl::Status status = check(batch);
+  if (status.ok()) status = check_aligned("workspace.device", workspace.device, kAlignBytes);
+  if (status.ok()) status = check_aligned("workspace.host", workspace.host, kAlignBytes);
+  if (!status.ok()) return status;
+  std::vector<BlockEntry> entries(batch.blocks.size());
+  absl::StatusOr<std::vector<BlockForm>> forms = place_blocks(batch, absl::MakeSpan(entries));
+  if (!forms.ok()) return forms.status();
+  const Parts parts = parts_of(entries.size(), forms->size(), tables_.size());
+  if (workspace.bytes < parts.end) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the workspace has ", workspace.bytes, " bytes; ", entries.size(), " blocks of ",
+        forms->size(), " shapes need ", parts.end, " (workspace_bytes)"));
+  }
+  std::byte* host = workspace.host;
+  std::memcpy(host + parts.rotations, rotations_.data(), sizeof(rotations_));
+  // None for raw codecs.
+  std::copy(tables_.begin(), tables_.end(), reinterpret_cast<CodeTables*>(host + parts.tables));
+  std::memcpy(host + parts.forms, forms->data(), forms->size() * sizeof(BlockForm));
+  std::memcpy(host + parts.entries, entries.data(), entries.size() * sizeof(BlockEntry));
+  std::memset(host + parts.progress, 0, parts.copied_end - parts.progress);
+  std::byte* device = workspace.device;
+  PlannedWork work;
+  work.copy_bytes = parts.copied_end;
+  Launch& launch = work.launch;
+  launch.rotations = reinterpret_cast<const RotationBits*>(device + parts.rotations);
+  launch.tables = reinterpret_cast<const CodeTables*>(device + parts.tables);
+  launch.forms = reinterpret_cast<const BlockForm*>(device + parts.forms);
+  launch.entries = reinterpret_cast<const BlockEntry*>(device + parts.entries);
+  launch.progress = reinterpret_cast<BlockProgress*>(device + parts.progress);
+  launch.outcomes = reinterpret_cast<uint32_t*>(device + parts.outcomes);
+  launch.cell_sums = reinterpret_cast<uint64_t*>(device + parts.cell_sums);
+  launch.encoded = batch.encoded;
+  launch.encoded_stride_bytes = batch.encoded_stride_bytes;
+  launch.pages = batch.pages;
+  launch.strides = batch.strides;
+  launch.head_dims = {layout_.key_head_dim, layout_.value_head_dim};
+  launch.dtype = layout_.dtype;
+  launch.layer_count = launch.end_layer = layout_.layer_count;
+  launch.head_count = layout_.kv_head_count;
+  launch.block_count = static_cast<uint32_t>(entries.size());
+  return work;
+}
+
+}  // namespace hadal::cuda
