@@ -111,6 +111,7 @@ CodeTables CodeTables::make(int bits, int head_dim) {
   CodeTables tables;
   tables.bits = bits;
   tables.input_scale = static_cast<int>((INT16_MAX - head_dim / 2.0) / std::sqrt(head_dim));
+  tables.input_shift = bits <= narrow_bits_max(head_dim) ? 0 : kWideShift;
   const int narrow_scale = static_cast<int>(INT16_MAX / (kLengtheningMax * head_dim));
   for (int i = 1; i < (1 << bits); ++i) {
     tables.thresholds[i] =
@@ -119,7 +120,7 @@ CodeTables CodeTables::make(int bits, int head_dim) {
   for (int planes = 1; planes <= bits; ++planes) {
     const double largest = book.centroids[planes - 1][(1 << planes) - 1];
     const int wide_scale = static_cast<int>((std::sqrt(INT32_MAX / head_dim) - 1) / largest);
-    const int scale = planes <= kNarrowPlanesMax ? narrow_scale : wide_scale;
+    const int scale = planes <= narrow_planes_max(head_dim) ? narrow_scale : wide_scale;
     for (int i = 0; i < (1 << planes); ++i) {
       tables.centroids[planes - 1][i] =
           static_cast<int16_t>(std::lround(book.centroids[planes - 1][i] * scale));
