@@ -38,6 +38,9 @@ constexpr int narrow_planes_max(int head_dim) { return head_dim <= 256 ? 5 : 4; 
 // More bits are encoded with so many binary places, which are cut after the rotation.
 inline constexpr int kWideShift = 8;
 
+inline constexpr int kBinCount = 64;
+inline constexpr int kBinBitsMax = 5;
+
 // A codebook in the integers that blocks of one head_dim are made of (docs/codec.md, "Integers").
 // Everything between the norm and the last multiplication is exact, in any order and on any
 // machine. Immutable.
@@ -53,7 +56,17 @@ struct CodeTables {
   // As Codebook's, times a scale of their own, which cancels because decoding matches the norm.
   alignas(64) std::array<std::array<int16_t, kCodebookMaxSize>, limits::kBitsMax> centroids = {};
 
+  // The index of a coordinate y in one step, of up to kBinBitsMax bits: bin n is where
+  // y * bin_factor >> 16 is n or, for the first and the last one, lies beyond. It has one threshold
+  // at most, and the index is bin_ranks[n & 63], and one more where y > bin_thresholds[n & 63].
+  int16_t bin_factor = 0;
+  alignas(64) std::array<int16_t, kBinCount> bin_thresholds = {};
+  alignas(64) std::array<int16_t, kBinCount> bin_ranks = {};
+
   static CodeTables make(int bits, int head_dim);
+
+ private:
+  void make_bins();
 };
 
 }  // namespace hadal

@@ -260,13 +260,14 @@ class Decoder {
       for_each_octet<kPlanes>(token, squares, [&](int at, V16 x) HWY_ATTR {
         widen_pairs<(kInner > 8)>(x, halves[0][at], halves[1][at]);
       });
+      remember_scales(group, squares);
       VectorRotation::from_octets_wide(halves);
     } else {
       V16* const x = rotated_[group];
       for_each_octet<kPlanes>(token, squares, [&](int at, V16 values) HWY_ATTR { x[at] = values; });
+      remember_scales(group, squares);
       VectorRotation::from_octets(x);
     }
-    remember_scales(group, squares);
   }
 
   HWY_INLINE void remember_scales(int group, const Squares& squares) {

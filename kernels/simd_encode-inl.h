@@ -75,6 +75,9 @@ class Encoder {
   static constexpr int kNarrowBitsMax = narrow_bits_max(kHeadDim);
   using VectorRotation = GroupRotation<kHeadDim, kInner, kSets>;
 
+  template <DType kType>
+  static constexpr int kBlocks = kCount* static_cast<int>(bytes_of(kType)) / 2;
+
   Rows rows(uint32_t token, int set) const { return Shape::rows(run_, first_, token, set); }
 
   // The tokens' own order, so that the sums are the reference's.
@@ -91,15 +94,22 @@ class Encoder {
     }
     const uint32_t count = run_.token_count - run_.exact_token_count;
     const float scale = count == 0 ? 0.0f : 1.0f / static_cast<float>(count);
-    for (int i = 0; i < kHeadDim / kFloats; ++i)
-      hn::Store(hn::Mul(sum[i], hn::Set(d, scale)), d, offsets_ + i * kFloats);
-    for (int i = 0; i < kHeadDim; ++i) {
-      uint32_t bits;
-      std::memcpy(&bits, &offsets_[i], sizeof(bits));
-      run_.offsets[i] = bf16_from_bits(bits);
-      bits = uint32_t{run_.offsets[i]} << 16;
-      std::memcpy(&offsets_[i], &bits, sizeof(bits));
+    for (int i = 0; i < kHeadDim / kFloats; ++i) {
+      const auto rounded = rounded_to_bf16(hn::Mul(sum[i], hn::Set(d, scale)));
+      hn::Store(hn::BitCast(d, hn::And(rounded, hn::Set(U32(), 0xffff0000u))), d,
+                offsets_ + i * kFloats);
+      const hn::Rebind<uint16_t, F32> d16;
+      hn::StoreU(hn::DemoteTo(d16, hn::BitCast(I32(), hn::ShiftRight<16>(rounded))), d16,
+                 run_.offsets + i * kFloats);
     }
+  }
+
+  // Nearest, ties to even, in the upper halves.
+  static HWY_INLINE hn::VFromD<U32> rounded_to_bf16(VF x) {
+    const U32 d32;
+    const auto bits = hn::BitCast(d32, x);
+    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1u));
+    return hn::Add(hn::Add(bits, hn::Set(d32, 0x7fffu)), odd);
   }
 
   template <DType kType>
@@ -115,61 +125,46 @@ class Encoder {
     return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(U32(), bits)));
   }
 
-  // Squares of vectors and of what is left without their offsets, added up as squared_length()
-  // says.
-  struct Sums {
-    VF whole, residual;
-  };
-
   static HWY_INLINE VF squares_of_run(const VF* x) {
     const auto square = [](VF v) HWY_ATTR { return hn::Mul(v, v); };
     return hn::Add(hn::Add(square(x[0]), square(x[2])), hn::Add(square(x[1]), square(x[3])));
   }
 
-  // Of kRuns runs of 16 values from `first` on, by their residue modulo 4.
-  template <DType kType, bool kOffsets, int kRuns>
-  HWY_INLINE Sums sum_runs(const Rows& from, int first) const {
-    Sums sums = {hn::Zero(F32()), hn::Zero(F32())};
+  // Squares of kRuns runs of 16 values from `first` on, by their residue modulo 4 and added up as
+  // squared_length() says; kMinus: of what is left without the offsets.
+  template <DType kType, bool kMinus, int kRuns>
+  HWY_INLINE VF sum_runs(const V16* from, int first) const {
     if constexpr (kRuns == 1) {
       VF x[4];
-      load_values<kType>(from.at, 16 * first, x[0], x[1]);
-      load_values<kType>(from.at, 16 * first + 8, x[2], x[3]);
-      sums.whole = squares_of_run(x);
-      if constexpr (kOffsets) {
-        for (int k = 0; k < 4; ++k) {
-          x[k] = hn::Sub(x[k], hn::LoadDup128(F32(), offsets_ + 16 * first + 4 * k));
-        }
-        sums.residual = squares_of_run(x);
+      load_values<kType>(from, 2 * first, x[0], x[1]);
+      load_values<kType>(from, 2 * first + 1, x[2], x[3]);
+      for (int k = 0; k < 4 && kMinus; ++k) {
+        x[k] = hn::Sub(x[k], hn::LoadDup128(F32(), offsets_ + 16 * first + 4 * k));
       }
+      return squares_of_run(x);
     } else {
       constexpr int kLeft = largest_power_below(kRuns);
-      const Sums left = sum_part<kType, kOffsets, kLeft>(from, first);
-      const Sums right = sum_part<kType, kOffsets, kRuns - kLeft>(from, first + kLeft);
-      sums.whole = hn::Add(left.whole, right.whole);
-      if constexpr (kOffsets) sums.residual = hn::Add(left.residual, right.residual);
+      const VF left = sum_part<kType, kMinus, kLeft>(from, first);
+      return hn::Add(left, sum_part<kType, kMinus, kRuns - kLeft>(from, first + kLeft));
     }
-    return sums;
   }
 
-  template <DType kType, bool kOffsets, int kRuns>
-  HWY_INLINE Sums sum_part(const Rows& from, int first) const {
-    if constexpr (kRuns == 8) return sum_eight_runs<kType, kOffsets>(from, first);
-    return sum_runs<kType, kOffsets, kRuns>(from, first);
+  template <DType kType, bool kMinus, int kRuns>
+  HWY_INLINE VF sum_part(const V16* from, int first) const {
+    if constexpr (kRuns == 8) return sum_eight_runs<kType, kMinus>(from, first);
+    return sum_runs<kType, kMinus, kRuns>(from, first);
   }
 
   // Of long vectors: once in the code.
-  template <DType kType, bool kOffsets>
-  HWY_NOINLINE Sums sum_eight_runs(const Rows& from, int first) const {
-    return sum_runs<kType, kOffsets, 8>(from, first);
+  template <DType kType, bool kMinus>
+  HWY_NOINLINE VF sum_eight_runs(const V16* from, int first) const {
+    return sum_runs<kType, kMinus, 8>(from, first);
   }
 
   // Squared lengths, in all lanes of their vectors' blocks.
-  template <DType kType, bool kOffsets>
-  HWY_INLINE Sums squared_lengths(const Rows& from) const {
-    Sums sums = sum_runs<kType, kOffsets, kHeadDim / 16>(from, 0);
-    sums.whole = sum_of_block(F32(), sums.whole);
-    if constexpr (kOffsets) sums.residual = sum_of_block(F32(), sums.residual);
-    return sums;
+  template <DType kType, bool kMinus>
+  HWY_INLINE VF squared_lengths(const V16* from) const {
+    return sum_of_block(F32(), sum_runs<kType, kMinus, kHeadDim / 16>(from, 0));
   }
 
   // Nearest integer, ties to even, of less than 2^22: its bits are the last of the sum's.
@@ -182,8 +177,9 @@ class Encoder {
   template <DType kType>
   void exact_tokens() {
     for (uint32_t token = 0; token < run_.exact_token_count; token += kTokens) {
-      const Rows from = rows_of(first_, run_.token_stride_bytes, token, run_.exact_token_count);
-      remember_worst(squared_lengths<kType, false>(from).whole);
+      load_blocks<kBlocks<kType>>(
+          rows_of(first_, run_.token_stride_bytes, token, run_.exact_token_count), blocks_[0][0]);
+      remember_worst(squared_lengths<kType, false>(blocks_[0][0]));
     }
     std::memset(run_.norms, 0, run_.exact_token_count * sizeof(uint16_t));
     for (int plane = 0; plane < run_.tables->bits; ++plane) {
@@ -210,9 +206,7 @@ class Encoder {
     }
     VF norm = hn::Sqrt(squared);
     norm = hn::IfThenElseZero(hn::Ge(norm, hn::Set(d, kNormMin)), norm);
-    const auto bits = hn::BitCast(d32, norm);
-    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1u));
-    auto rounded = hn::Add(hn::Add(bits, hn::Set(d32, 0x7fffu)), odd);
+    auto rounded = rounded_to_bf16(norm);
     remember_worst(hn::BitCast(d, rounded));
     if constexpr (kOffsets) {
       const auto flag = hn::Set(d32, uint32_t{kNormOffsetFlag} << 16);
@@ -231,17 +225,20 @@ class Encoder {
   template <DType kType, bool kOffsets>
   void measure_group(uint32_t token, int group) {
     for (int set = 0; set < kSets; ++set) {
-      const Rows from = rows(token, set);
-      const Sums sums = squared_lengths<kType, kOffsets>(from);
+      load_blocks<kBlocks<kType>>(rows(token, set), blocks_[group][set]);
+      // One after the other, or what is left would not fit in registers.
+      const VF whole = squared_lengths<kType, false>(blocks_[group][set]);
+      VF residual = whole;
+      if (kOffsets) residual = squared_lengths<kType, true>(blocks_[group][set]);
       hn::MFromD<F32> shifted = {};
-      scales_[group][set] = norms<kOffsets>(token + set, sums.whole, sums.residual, shifted);
+      scales_[group][set] = norms<kOffsets>(token + set, whole, residual, shifted);
       if (kOffsets) shifted_[group][set] = hn::VecFromMask(F32(), shifted);
     }
   }
 
   // A set of tokens, and what to do with their values.
   struct Source {
-    Rows rows;
+    const V16* blocks;
     VF scale;
     hn::MFromD<F32> shifted;
   };
@@ -250,7 +247,7 @@ class Encoder {
   template <DType kType, bool kOffsets>
   HWY_INLINE void load_scaled(const Source& from, int i, VF& low, VF& high) const {
     const F32 d;
-    load_values<kType>(from.rows.at, 8 * i, low, high);
+    load_values<kType>(from.blocks, i, low, high);
     if constexpr (kOffsets) {
       const VF low_offset = hn::LoadDup128(d, offsets_ + 8 * i);
       const VF high_offset = hn::LoadDup128(d, offsets_ + 8 * i + 4);
@@ -265,7 +262,7 @@ class Encoder {
   void encode_group(uint32_t token, int group) {
     Source from[kSets];
     for (int set = 0; set < kSets; ++set) {
-      from[set].rows = rows(token, set);
+      from[set].blocks = blocks_[group][set];
       from[set].scale = scales_[group][set];
       if (kOffsets) from[set].shifted = hn::MaskFromVec(shifted_[group][set]);
     }
@@ -386,6 +383,9 @@ class Encoder {
   template <int kBits>
   HWY_INLINE void to_indices(V16* HWY_RESTRICT x) const {
     if constexpr (kBits > kBitsInRegisters) return to_indices_by_tables<kBits>(x);
+#if HWY_TARGET <= HWY_AVX3
+    if constexpr (kBits > 2) return to_indices_by_bins(x);  // fewer planes are fewer steps
+#endif
     V16 thresholds[1 << (kBits - 1)];
     for (int i = 1; i < 1 << (kBits - 1); ++i) thresholds[i] = thresholds_[i];
     for (int i = 0; i < kCount * kSets; ++i) {
@@ -395,6 +395,21 @@ class Encoder {
       x[i] = with_sign<kBits>(found, sign);
     }
   }
+
+#if HWY_TARGET <= HWY_AVX3
+  // Without magnitudes and planes, where a table of all bins is one instruction.
+  HWY_INLINE void to_indices_by_bins(V16* HWY_RESTRICT x) const {
+    const I16 d;
+    const WordTable thresholds(run_.tables->bin_thresholds.data());
+    const WordTable ranks(run_.tables->bin_ranks.data());
+    const V16 factor = hn::Set(d, run_.tables->bin_factor);
+    const V16 first = hn::Set(d, -kBinCount / 2), last = hn::Set(d, kBinCount / 2 - 1);
+    for (int i = 0; i < kCount * kSets; ++i) {
+      const V16 bin = hn::Min(hn::Max(hn::MulHigh(x[i], factor), first), last);
+      x[i] = plus_one_where(hn::Gt(x[i], thresholds[bin]), ranks[bin]);
+    }
+  }
+#endif
 
   // The first planes as above, then thresholds from tables, of two registers' bytes at a time.
   template <int kBits>
@@ -484,7 +499,9 @@ class Encoder {
   static constexpr int kThresholdsInRegisters = 1 << (kBitsInRegisters - 1);
   V16 thresholds_[kThresholdsInRegisters];
   alignas(16) uint8_t threshold_bytes_[2][kCodebookMaxSize / 32][16];  // of the others, from 16 on
-  VF scales_[kGroups][kSets];   // by measure_group() for encode_group()
+  // By measure_group() for encode_group(): values as load_blocks() has them, room for those of f32.
+  V16 blocks_[kGroups][kSets][2 * kCount];
+  VF scales_[kGroups][kSets];
   VF shifted_[kGroups][kSets];  // all bits where the offset is removed
   alignas(64) float offsets_[kHeadDim];
 };

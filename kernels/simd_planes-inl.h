@@ -25,8 +25,6 @@ HWY_BEFORE_NAMESPACE();
 namespace hadal {
 namespace HWY_NAMESPACE {
 
-using V8 = hn::VFromD<U8>;
-
 // How the tokens of a group and their planes lie for a head_dim.
 template <int kHeadDim>
 struct GroupShape {
@@ -93,8 +91,8 @@ HWY_INLINE V8 shifted_right(V8 v) {
 template <int kBits>
 HWY_INLINE void swap_bits(V8 a, V8 b, V8& low, V8& high) {
   const V8 lower = hn::Set(U8(), kBits == 1 ? 0x55 : 0x33);
-  low = hn::Or(hn::And(lower, a), hn::AndNot(lower, shifted_left<kBits>(b)));
-  high = hn::Or(hn::And(lower, shifted_right<kBits>(a)), hn::AndNot(lower, b));
+  low = bits_of_both(lower, a, shifted_left<kBits>(b));
+  high = bits_of_both(lower, shifted_right<kBits>(a), b);
 }
 
 // Bytes of kCount tables of 16, which one by the bits of `index` from 16 up, and within it by

@@ -97,6 +97,25 @@ TEST(CodeTables, IntegersCostNextToNothing) {
   }
 }
 
+TEST(CodeTables, BinsFindTheIndexThatPlanesFind) {
+  for (int head_dim : kHeadDims) {
+    for (int bits = 1; bits <= kBinBitsMax; ++bits) {
+      const CodeTables tables = CodeTables::make(bits, head_dim);
+      int differences = 0;
+      for (int y = INT16_MIN; y <= INT16_MAX; ++y) {
+        int by_planes = 0;
+        for (int plane = 0; plane < bits; ++plane) {
+          by_planes = 2 * by_planes + (y >= tables.thresholds[(1 << plane) + by_planes]);
+        }
+        const int bin = std::clamp(y * tables.bin_factor >> 16, -kBinCount / 2, kBinCount / 2 - 1);
+        const int entry = bin & (kBinCount - 1);
+        differences += by_planes != tables.bin_ranks[entry] + (y > tables.bin_thresholds[entry]);
+      }
+      EXPECT_EQ(differences, 0) << head_dim << " " << bits;
+    }
+  }
+}
+
 // What the 16-bit kernels rely on.
 TEST(CodeTables, SumsFitIn16Bits) {
   for (int head_dim : kHeadDims) {
