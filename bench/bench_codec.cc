@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "bench/report.h"
 #include "kernels/codec.h"
+#include "kernels/rotation.h"
 
 namespace hadal::bench {
 namespace {
@@ -212,7 +213,8 @@ std::vector<Case> all_cases() {
   for (const DType dtype : {DType::f16, DType::f32}) {
     cases.push_back({"k4v4", 128, dtype, CodecBackend::cpu, best});
   }
-  for (const int head_dim : {64, 80, 96, 112, 192, 256}) {
+  for (const int head_dim : kHeadDims) {
+    if (head_dim == 128) continue;
     cases.push_back(
         {"k4v4", static_cast<uint16_t>(head_dim), DType::bf16, CodecBackend::cpu, best});
     cases.push_back(

@@ -106,11 +106,29 @@ const Codebook& codebook(int bits) {
   return books[bits - 1];
 }
 
+void CodeTables::make_bins() {
+  std::vector<int> sorted(thresholds.begin() + 1, thresholds.begin() + (1 << bits));
+  std::sort(sorted.begin(), sorted.end());
+  constexpr int kHalf = kBinCount / 2;
+  // The outermost thresholds are within the bins that have no neighbour.
+  const int outermost = std::max(sorted.back(), 1);
+  bin_factor = static_cast<int16_t>(std::min((kHalf - 2) * 65536 / outermost, INT16_MAX));
+  for (int bin = -kHalf; bin < kHalf; ++bin) {
+    const double begin = bin == -kHalf ? INT16_MIN : std::ceil(bin * 65536.0 / bin_factor);
+    const auto next = std::upper_bound(sorted.begin(), sorted.end(), begin);
+    const size_t entry = bin & (kBinCount - 1);
+    bin_ranks[entry] = static_cast<int16_t>(next - sorted.begin());
+    const bool inside = next != sorted.end() && int64_t{*next} * bin_factor >> 16 == bin;
+    bin_thresholds[entry] = static_cast<int16_t>(inside ? *next - 1 : INT16_MAX);
+  }
+}
+
 CodeTables CodeTables::make(int bits, int head_dim) {
   const Codebook& book = codebook(bits);
   CodeTables tables;
   tables.bits = bits;
   tables.input_scale = static_cast<int>((INT16_MAX - head_dim / 2.0) / std::sqrt(head_dim));
+  tables.input_shift = bits <= narrow_bits_max(head_dim) ? 0 : kWideShift;
   const int narrow_scale = static_cast<int>(INT16_MAX / (kLengtheningMax * head_dim));
   for (int i = 1; i < (1 << bits); ++i) {
     tables.thresholds[i] =
@@ -119,12 +137,13 @@ CodeTables CodeTables::make(int bits, int head_dim) {
   for (int planes = 1; planes <= bits; ++planes) {
     const double largest = book.centroids[planes - 1][(1 << planes) - 1];
     const int wide_scale = static_cast<int>((std::sqrt(INT32_MAX / head_dim) - 1) / largest);
-    const int scale = planes <= kNarrowPlanesMax ? narrow_scale : wide_scale;
+    const int scale = planes <= narrow_planes_max(head_dim) ? narrow_scale : wide_scale;
     for (int i = 0; i < (1 << planes); ++i) {
       tables.centroids[planes - 1][i] =
           static_cast<int16_t>(std::lround(book.centroids[planes - 1][i] * scale));
     }
   }
+  if (bits <= kBinBitsMax) tables.make_bins();
   return tables;
 }
 

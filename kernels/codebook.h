@@ -30,23 +30,43 @@ struct Codebook {
 // The codebook of 1 to 8 bits; made at first use, kept for the life of the process. Thread safe.
 const Codebook& codebook(int bits);
 
-// Up to so many planes decode in 16-bit integers, and their centroids are scaled to fit.
-inline constexpr int kNarrowPlanesMax = 5;
+// Up to so many bits are encoded, and up to so many planes decoded, in integers of 16 bits. What
+// they lose is below 1 %, but for the encoding of 6 to 8 bits (docs/codec.md, "Integers").
+constexpr int narrow_bits_max(int head_dim) { return head_dim <= 256 ? limits::kBitsMax : 4; }
+constexpr int narrow_planes_max(int head_dim) { return head_dim <= 256 ? 5 : 4; }
+
+// More bits are encoded with so many binary places, which are cut after the rotation.
+inline constexpr int kWideShift = 8;
+
+inline constexpr int kBinCount = 64;
+inline constexpr int kBinBitsMax = 5;
 
 // A codebook in the integers that blocks of one head_dim are made of (docs/codec.md, "Integers").
 // Everything between the norm and the last multiplication is exact, in any order and on any
 // machine. Immutable.
 struct CodeTables {
   int bits = 0;
-  // What a vector's length is scaled to before it is rounded to integers: the largest for which the
+  // What a rotated coordinate's deviation is in units of the thresholds: the largest for which the
   // rotation's sums stay within 16 bits, since |sum| <= sqrt(d) |x| and rounding adds d / 2.
   int input_scale = 0;
+  // Binary places: a vector's length is input_scale * 2^input_shift when it is rounded to integers.
+  int input_shift = 0;
   // As Codebook's, times input_scale.
   alignas(64) std::array<int16_t, kCodebookMaxSize> thresholds = {};
   // As Codebook's, times a scale of their own, which cancels because decoding matches the norm.
   alignas(64) std::array<std::array<int16_t, kCodebookMaxSize>, limits::kBitsMax> centroids = {};
 
+  // The index of a coordinate y in one step, of up to kBinBitsMax bits: bin n is where
+  // y * bin_factor >> 16 is n or, for the first and the last one, lies beyond. It has one threshold
+  // at most, and the index is bin_ranks[n & 63], and one more where y > bin_thresholds[n & 63].
+  int16_t bin_factor = 0;
+  alignas(64) std::array<int16_t, kBinCount> bin_thresholds = {};
+  alignas(64) std::array<int16_t, kBinCount> bin_ranks = {};
+
   static CodeTables make(int bits, int head_dim);
+
+ private:
+  void make_bins();
 };
 
 }  // namespace hadal

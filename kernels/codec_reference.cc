@@ -15,12 +15,14 @@ bool encode_vector(const EncodeRun& run, uint32_t token, std::vector<float>& val
   const int head_dim = run.rotation->head_dim;
   const float norm = reference::write_norm(run, token, values);
   if (std::isnan(norm)) return false;
-  const float scale = norm > 0 ? static_cast<float>(run.tables->input_scale) / norm : 0.0f;
+  const float length = static_cast<float>(run.tables->input_scale << run.tables->input_shift);
+  const float scale = norm > 0 ? length / norm : 0.0f;
   const std::vector<int32_t> integers = reference::rotated(*run.rotation, scale, values);
   for (int i = 0; i < head_dim; ++i) {
+    const int32_t rotated = integers[i] >> run.tables->input_shift;
     uint32_t index = 0;
     for (int plane = 0; plane < run.tables->bits; ++plane) {
-      const uint32_t bit = integers[i] >= run.tables->thresholds[(1u << plane) + index];
+      const uint32_t bit = rotated >= run.tables->thresholds[(1u << plane) + index];
       index = index * 2 + bit;
       std::byte& word = run.planes[plane][token * (head_dim / 8) + i / 8];
       if (i % 8 == 0) word = std::byte{0};
@@ -65,7 +67,8 @@ void decode_vector(const DecodeRun& run, uint32_t token) {
   const float norm = reference::bf16_value(run.norms[token] & 0x7fffu);
   // Matched norm: x' = |x| R^T z / |z|.
   const float scale = norm / std::sqrt(static_cast<float>(squared) * static_cast<float>(head_dim));
-  reference::inverse_hadamard(*run.rotation, run.plane_count <= kNarrowPlanesMax, values);
+  reference::inverse_hadamard(*run.rotation, run.plane_count <= narrow_planes_max(head_dim),
+                              values);
   reference::store_vector(run, token, scale, values);
 }
 

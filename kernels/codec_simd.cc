@@ -23,57 +23,37 @@ bool EncodeRunSimd(const EncodeRun& run) { return reference_vector_codec().encod
 void DecodeRunSimd(const DecodeRun& run) { reference_vector_codec().decode(run); }
 #else
 
-template <int kHeadDim, int kInner>
+template <int kHeadDim>
 bool encode_run(const EncodeRun& run) {
-  Encoder<kHeadDim, kInner> encoder(run);
+  Encoder<kHeadDim, kHeadDim / core_order(kHeadDim)> encoder(run);
   if (run.dtype == DType::f32) return encoder.template encode<DType::f32>();
   if (run.dtype == DType::f16) return encoder.template encode<DType::f16>();
   return encoder.template encode<DType::bf16>();
 }
 
-template <int kHeadDim, int kInner>
+template <int kHeadDim>
 void decode_run(const DecodeRun& run) {
-  Decoder<kHeadDim, kInner> decoder(run);
-  if (run.dtype == DType::f32) return decoder.template decode<DType::f32>();
-  if (run.dtype == DType::f16) return decoder.template decode<DType::f16>();
-  return decoder.template decode<DType::bf16>();
+  Decoder<kHeadDim, kHeadDim / core_order(kHeadDim)>(run).decode();
 }
 
-template <int kHeadDimOf, int kInnerOf>
-struct Dims {
-  static constexpr int kHeadDim = kHeadDimOf;
-  static constexpr int kInner = kInnerOf;  // as Rotation's
-};
-
-template <class Work>
-auto for_head_dim(int head_dim, Work work) {
-  switch (head_dim) {
-    case 64:
-      return work(Dims<64, 64>());
-    case 80:
-      return work(Dims<80, 4>());
-    case 96:
-      return work(Dims<96, 8>());
-    case 112:
-      return work(Dims<112, 4>());
-    case 128:
-      return work(Dims<128, 128>());
-    case 192:
-      return work(Dims<192, 16>());
-    default:
-      return work(Dims<256, 256>());
+// Calls work(std::integral_constant of head_dim).
+template <size_t kFirst, class Work>
+auto for_head_dim(int head_dim, const Work& work) {
+  using HeadDim = std::integral_constant<int, kHeadDims[kFirst]>;
+  if constexpr (kFirst + 1 < kHeadDims.size()) {
+    if (head_dim != HeadDim::value) return for_head_dim<kFirst + 1>(head_dim, work);
   }
+  return work(HeadDim());
 }
 
 bool EncodeRunSimd(const EncodeRun& run) {
-  return for_head_dim(run.rotation->head_dim, [&](auto dims) HWY_ATTR {
-    return encode_run<dims.kHeadDim, dims.kInner>(run);
-  });
+  return for_head_dim<0>(run.rotation->head_dim,
+                         [&](auto head_dim) HWY_ATTR { return encode_run<head_dim()>(run); });
 }
 
 void DecodeRunSimd(const DecodeRun& run) {
-  for_head_dim(run.rotation->head_dim,
-               [&](auto dims) HWY_ATTR { decode_run<dims.kHeadDim, dims.kInner>(run); });
+  for_head_dim<0>(run.rotation->head_dim,
+                  [&](auto head_dim) HWY_ATTR { decode_run<head_dim()>(run); });
 }
 
 #endif  // HWY_TARGET

@@ -1,27 +1,12 @@
 #include "kernels/rotation.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 namespace hadal {
 namespace {
-
-// Legendre symbol of a modulo the prime q.
-int quadratic_character(int a, int q) {
-  a = ((a % q) + q) % q;
-  if (a == 0) return 0;
-  for (int i = 1; i < q; ++i) {
-    if (i * i % q == a) return 1;
-  }
-  return -1;
-}
-
-// Paley's matrix bordered with a row and a column: entry (i, j) for 0 <= i, j <= q.
-int bordered_paley(int i, int j, int q, int corner_column) {
-  if (i == 0 && j == 0) return 0;
-  if (i == 0) return 1;
-  if (j == 0) return corner_column;
-  return quadratic_character(i - j, q);
-}
 
 uint64_t split_mix64(uint64_t& state) {
   state += 0x9E3779B97F4A7C15u;
@@ -31,58 +16,50 @@ uint64_t split_mix64(uint64_t& state) {
   return z ^ (z >> 31);
 }
 
-}  // namespace
-
-std::vector<int8_t> paley_hadamard(int order) {
-  std::vector<int8_t> matrix(static_cast<size_t>(order) * order);
-  for (int i = 0; i < order; ++i) {
-    for (int j = 0; j < order; ++j) {
-      int value = 0;
-      if (order != 28) {  // q = order - 1 is 3 modulo 4: I + S
-        value = (i == j) + bordered_paley(i, j, order - 1, -1);
-      } else {  // q = 13 is 1 modulo 4: C (x) [1 1; 1 -1] + I (x) [1 -1; -1 -1]
-        const int c = bordered_paley(i / 2, j / 2, 13, 1);
-        const bool both_odd = i % 2 == 1 && j % 2 == 1;
-        const bool both_even = i % 2 == 0 && j % 2 == 0;
-        value = c * (both_odd ? -1 : 1) + (i / 2 == j / 2) * (both_even ? 1 : -1);
-      }
-      matrix[static_cast<size_t>(i) * order + j] = static_cast<int8_t>(value);
-    }
-  }
-  return matrix;
+template <int kOrder>
+std::vector<int8_t> core_of() {
+  static constexpr std::array matrix = paley_hadamard<kOrder>();
+  return {matrix.begin(), matrix.end()};
 }
 
+std::vector<int8_t> matrix_of_order(int order) {
+  switch (order) {
+    case 12:
+      return core_of<12>();
+    case 20:
+      return core_of<20>();
+    case 28:
+      return core_of<28>();
+    case 36:
+      return core_of<36>();
+    default:
+      return {};
+  }
+}
+
+}  // namespace
+
 absl::StatusOr<Rotation> Rotation::create(int head_dim, uint64_t seed) {
+  if (std::find(kHeadDims.begin(), kHeadDims.end(), head_dim) == kHeadDims.end()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("head_dim is ", head_dim, "; turboquant supports ",
+                     absl::StrJoin(kHeadDims, ", "), "; use codec raw"));
+  }
   Rotation rotation;
   rotation.head_dim = head_dim;
-  switch (head_dim) {
-    case 64:
-    case 128:
-    case 256:
-      rotation.core = 1;
-      break;
-    case 96:
-    case 192:
-      rotation.core = 12;
-      break;
-    case 80:
-      rotation.core = 20;
-      break;
-    case 112:
-      rotation.core = 28;
-      break;
-    default:
-      return absl::InvalidArgumentError(
-          absl::StrCat("head_dim is ", head_dim,
-                       "; turboquant supports 64, 80, 96, 112, 128, 192 and 256; use codec raw"));
-  }
+  rotation.core = core_order(head_dim);
   rotation.inner = head_dim / rotation.core;
-  if (rotation.core > 1) rotation.core_matrix = paley_hadamard(rotation.core);
+  rotation.core_matrix = matrix_of_order(rotation.core);
   uint64_t bits = 0;
   for (int i = 0; i < head_dim; ++i) {
     if (i % 64 == 0) bits = split_mix64(seed);
     rotation.signs[i] = ((bits >> (i % 64)) & 1) != 0 ? -1 : 1;
-    rotation.interleaved_signs[i / 8 * 8 + i % 4 * 2 + i % 8 / 4] = rotation.signs[i];
+    if (rotation.inner == 4) {
+      rotation.interleaved_signs[2 * i] = rotation.signs[i];
+      rotation.interleaved_signs[2 * i + 1] = rotation.signs[i];
+    } else {
+      rotation.interleaved_signs[i / 8 * 8 + i % 4 * 2 + i % 8 / 4] = rotation.signs[i];
+    }
     const bool upper = i % 16 >= 8, butterfly = rotation.inner > 8;
     int16_t* weights = &rotation.last_weights[i / 8 * 16 + i % 2 * 8 + i % 8 / 2 * 2];
     weights[upper ? 1 : 0] = upper && butterfly ? -rotation.signs[i] : rotation.signs[i];

@@ -13,32 +13,20 @@
 #endif
 
 #include <hwy/cache_control.h>
-#include <hwy/highway.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
+#include "kernels/simd_lanes-inl.h"
 #include "kernels/vector_codec.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace hadal {
 namespace HWY_NAMESPACE {
 
-namespace hn = hwy::HWY_NAMESPACE;
-
 constexpr size_t kLineBytes = 64;
 
-using I16 = hn::CappedTag<int16_t, 32>;
-using U16 = hn::RebindToUnsigned<I16>;
-using U8 = hn::Repartition<uint8_t, I16>;
-using I32 = hn::RepartitionToWide<I16>;
-using U32 = hn::RebindToUnsigned<I32>;
-using F32 = hn::RebindToFloat<I32>;
-using V16 = hn::VFromD<I16>;
-using V32 = hn::VFromD<I32>;
-using VF = hn::VFromD<F32>;
-constexpr int kTokens = static_cast<int>(hn::MaxLanes(I16())) / 8;  // side by side
 constexpr int kBatch = 16;  // tokens between two passes over what is encoded
 
 // Where the tokens of a group lie. Past the last one it stands again, and is worked on again.
@@ -83,21 +71,25 @@ HWY_INLINE void scatter(D d, hn::VFromD<D> v, std::byte* const* rows, size_t off
 
 constexpr size_t bytes_of(DType type) { return type == DType::f32 ? 4 : 2; }
 
-// 8 values of every token as floats: the first four, and the others.
+// 8 values of every token as floats, the first four and the others: of block `octet` or, for f32,
+// of two blocks.
 template <DType kType>
-HWY_INLINE void load_values(std::byte* const* rows, int value, VF& low, VF& high) {
+HWY_INLINE void load_values(const V16* blocks, int octet, VF& low, VF& high) {
   const F32 d;
-  const size_t at = value * bytes_of(kType);
   if constexpr (kType == DType::f32) {
-    low = gather<4>(d, rows, at);
-    high = gather<4>(d, rows, at + 16);
+    low = hn::BitCast(d, blocks[2 * octet]);
+    high = hn::BitCast(d, blocks[2 * octet + 1]);
   } else if constexpr (kType == DType::f16) {
     const hn::Rebind<hwy::float16_t, F32> d16;
-    low = hn::PromoteTo(d, gather<4>(d16, rows, at));
-    high = hn::PromoteTo(d, gather<4>(d16, rows, at + 8));
+    const hn::Repartition<uint64_t, I16> d64;
+    const auto halves = hn::BitCast(d64, blocks[octet]);
+    const auto lower = hn::LowerHalf(hn::ConcatEven(d64, halves, halves));
+    const auto upper = hn::LowerHalf(hn::ConcatOdd(d64, halves, halves));
+    low = hn::PromoteTo(d, hn::BitCast(d16, lower));
+    high = hn::PromoteTo(d, hn::BitCast(d16, upper));
   } else {
     const U16 d16;
-    const auto bits = gather<8>(d16, rows, at);
+    const auto bits = hn::BitCast(d16, blocks[octet]);
     low = hn::BitCast(d, hn::InterleaveLower(d16, hn::Zero(d16), bits));
     high = hn::BitCast(d, hn::InterleaveUpper(d16, hn::Zero(d16), bits));
   }
@@ -141,28 +133,16 @@ HWY_INLINE void to_blocks(VF even, VF odd, V16* blocks) {
     const auto round = [&](VF x) HWY_ATTR {  // as bf16_rounded_away()
       return hn::Add(hn::BitCast(d32, x), hn::Set(d32, 0x8000u));
     };
+#if HWY_TARGET <= HWY_AVX3 && defined(PERMW)
+    alignas(64) static constexpr uint16_t kUpper[32] = {1,  33, 3,  35, 5,  37, 7,  39, 9,  41, 11,
+                                                        43, 13, 45, 15, 47, 17, 49, 19, 51, 21, 53,
+                                                        23, 55, 25, 57, 27, 59, 29, 61, 31, 63};
+    blocks[0].raw =
+        _mm512_permutex2var_epi16(round(even).raw, _mm512_load_si512(kUpper), round(odd).raw);
+#else
     const auto even_bits = hn::BitCast(I16(), hn::ShiftRight<16>(round(even)));
     blocks[0] = hn::OddEven(hn::BitCast(I16(), round(odd)), even_bits);
-  }
-}
-
-// Registers with a block of every token become registers of one token each.
-HWY_INLINE void transpose_blocks(V16* HWY_RESTRICT x) {
-  const I16 d;
-  if constexpr (kTokens == 2) {
-    const V16 first = hn::ConcatLowerLower(d, x[1], x[0]);
-    x[1] = hn::ConcatUpperUpper(d, x[1], x[0]);
-    x[0] = first;
-  }
-  if constexpr (kTokens == 4) {
-    const V16 even01 = hn::ConcatLowerLower(d, x[2], x[0]);
-    const V16 odd01 = hn::ConcatLowerLower(d, x[3], x[1]);
-    const V16 even23 = hn::ConcatUpperUpper(d, x[2], x[0]);
-    const V16 odd23 = hn::ConcatUpperUpper(d, x[3], x[1]);
-    x[0] = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(odd01), even01);
-    x[1] = hn::OddEvenBlocks(odd01, hn::SwapAdjacentBlocks(even01));
-    x[2] = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(odd23), even23);
-    x[3] = hn::OddEvenBlocks(odd23, hn::SwapAdjacentBlocks(even23));
+#endif
   }
 }
 
@@ -188,6 +168,21 @@ HWY_INLINE void store_blocks(V16* HWY_RESTRICT blocks, const Rows& to, size_t of
     }
   }
   for (int i = kWhole; i < kBlocks; ++i) scatter<8>(I16(), blocks[i], to.at, offset_bytes + 16 * i);
+}
+
+// The first 16 * kBlocks bytes of every row, a block of each to a register.
+template <int kBlocks>
+HWY_INLINE void load_blocks(const Rows& from, V16* HWY_RESTRICT blocks) {
+  constexpr int kWhole = kBlocks / kTokens * kTokens;
+  for (int i = 0; i < kWhole; i += kTokens) {
+    V16 of_tokens[kTokens];
+    for (int t = 0; t < kTokens; ++t) {
+      of_tokens[t] = hn::LoadU(I16(), reinterpret_cast<const int16_t*>(from.at[t] + 16 * i));
+    }
+    transpose_blocks(of_tokens);
+    for (int t = 0; t < kTokens; ++t) blocks[i + t] = of_tokens[t];
+  }
+  for (int i = kWhole; i < kBlocks; ++i) blocks[i] = gather<8>(I16(), from.at, 16 * i);
 }
 
 HWY_INLINE void prefetch(const std::byte* at, size_t bytes) {

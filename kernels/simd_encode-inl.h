@@ -21,7 +21,6 @@ template <int kHeadDim, int kInner>
 class Encoder {
  public:
   explicit Encoder(const EncodeRun& run) : run_(run), first_(const_cast<std::byte*>(run.values)) {
-    core_matrix_ = run.rotation->core_matrix.data();
     // Of the positive half, those of plane p from 2^(p - 1) on. Less one, since integers have > but
     // no >=.
     for (int i = 1; i < 1 << (run.tables->bits - 1); ++i) {
@@ -51,24 +50,33 @@ class Encoder {
       }
       for (int group = 0; group < groups; ++group) {
         const uint32_t token = begin + group * kGroupTokens;
-        run_.offsets != nullptr ? encode_group<kType, true>(token, group)
-                                : encode_group<kType, false>(token, group);
+        if (kNarrowBitsMax < limits::kBitsMax && run_.tables->bits > kNarrowBitsMax) {
+          constexpr bool kWide = kNarrowBitsMax < limits::kBitsMax;
+          run_.offsets != nullptr ? encode_group<kType, true, kWide>(token, group)
+                                  : encode_group<kType, false, kWide>(token, group);
+        } else {
+          run_.offsets != nullptr ? encode_group<kType, true, false>(token, group)
+                                  : encode_group<kType, false, false>(token, group);
+        }
       }
-      if (!kOctets) write_planes(begin);
     }
     const auto exponent = hn::Set(U32(), 0x7f800000u);
     return hn::AllFalse(U32(), hn::Eq(hn::And(worst_, exponent), exponent));
   }
 
  private:
-  static constexpr int kCount = kHeadDim / 8;          // registers of a group
-  static constexpr size_t kPlaneBytes = kHeadDim / 8;  // of a plane of one token
+  static constexpr int kCount = kHeadDim / 8;  // registers of a vector
 
-  using Shape = GroupShape<kHeadDim, kInner>;
-  static constexpr bool kOctets = Shape::kOctets;
+  using Shape = GroupShape<kHeadDim>;
   static constexpr int kSets = Shape::kSets;
   static constexpr int kGroupTokens = Shape::kGroupTokens;
   static constexpr int kGroups = Shape::kGroups;
+  static constexpr size_t kPlaneBytes = Shape::kPlaneBytes;
+  static constexpr int kNarrowBitsMax = narrow_bits_max(kHeadDim);
+  using VectorRotation = GroupRotation<kHeadDim, kInner, kSets>;
+
+  template <DType kType>
+  static constexpr int kBlocks = kCount* static_cast<int>(bytes_of(kType)) / 2;
 
   Rows rows(uint32_t token, int set) const { return Shape::rows(run_, first_, token, set); }
 
@@ -86,15 +94,22 @@ class Encoder {
     }
     const uint32_t count = run_.token_count - run_.exact_token_count;
     const float scale = count == 0 ? 0.0f : 1.0f / static_cast<float>(count);
-    for (int i = 0; i < kHeadDim / kFloats; ++i)
-      hn::Store(hn::Mul(sum[i], hn::Set(d, scale)), d, offsets_ + i * kFloats);
-    for (int i = 0; i < kHeadDim; ++i) {
-      uint32_t bits;
-      std::memcpy(&bits, &offsets_[i], sizeof(bits));
-      run_.offsets[i] = bf16_from_bits(bits);
-      bits = uint32_t{run_.offsets[i]} << 16;
-      std::memcpy(&offsets_[i], &bits, sizeof(bits));
+    for (int i = 0; i < kHeadDim / kFloats; ++i) {
+      const auto rounded = rounded_to_bf16(hn::Mul(sum[i], hn::Set(d, scale)));
+      hn::Store(hn::BitCast(d, hn::And(rounded, hn::Set(U32(), 0xffff0000u))), d,
+                offsets_ + i * kFloats);
+      const hn::Rebind<uint16_t, F32> d16;
+      hn::StoreU(hn::DemoteTo(d16, hn::BitCast(I32(), hn::ShiftRight<16>(rounded))), d16,
+                 run_.offsets + i * kFloats);
     }
+  }
+
+  // Nearest, ties to even, in the upper halves.
+  static HWY_INLINE hn::VFromD<U32> rounded_to_bf16(VF x) {
+    const U32 d32;
+    const auto bits = hn::BitCast(d32, x);
+    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1u));
+    return hn::Add(hn::Add(bits, hn::Set(d32, 0x7fffu)), odd);
   }
 
   template <DType kType>
@@ -110,49 +125,46 @@ class Encoder {
     return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(U32(), bits)));
   }
 
-  // Squares of vectors and of what is left without their offsets, added up as squared_length()
-  // says.
-  struct Sums {
-    VF whole, residual;
-  };
-
   static HWY_INLINE VF squares_of_run(const VF* x) {
     const auto square = [](VF v) HWY_ATTR { return hn::Mul(v, v); };
     return hn::Add(hn::Add(square(x[0]), square(x[2])), hn::Add(square(x[1]), square(x[3])));
   }
 
-  // Of kRuns runs of 16 values, by their residue modulo 4.
-  template <DType kType, bool kOffsets, int kFirst, int kRuns>
-  HWY_INLINE Sums sum_runs(const Rows& from) const {
-    Sums sums = {hn::Zero(F32()), hn::Zero(F32())};
+  // Squares of kRuns runs of 16 values from `first` on, by their residue modulo 4 and added up as
+  // squared_length() says; kMinus: of what is left without the offsets.
+  template <DType kType, bool kMinus, int kRuns>
+  HWY_INLINE VF sum_runs(const V16* from, int first) const {
     if constexpr (kRuns == 1) {
       VF x[4];
-      load_values<kType>(from.at, 16 * kFirst, x[0], x[1]);
-      load_values<kType>(from.at, 16 * kFirst + 8, x[2], x[3]);
-      sums.whole = squares_of_run(x);
-      if constexpr (kOffsets) {
-        for (int k = 0; k < 4; ++k) {
-          x[k] = hn::Sub(x[k], hn::LoadDup128(F32(), offsets_ + 16 * kFirst + 4 * k));
-        }
-        sums.residual = squares_of_run(x);
+      load_values<kType>(from, 2 * first, x[0], x[1]);
+      load_values<kType>(from, 2 * first + 1, x[2], x[3]);
+      for (int k = 0; k < 4 && kMinus; ++k) {
+        x[k] = hn::Sub(x[k], hn::LoadDup128(F32(), offsets_ + 16 * first + 4 * k));
       }
+      return squares_of_run(x);
     } else {
       constexpr int kLeft = largest_power_below(kRuns);
-      const Sums left = sum_runs<kType, kOffsets, kFirst, kLeft>(from);
-      const Sums right = sum_runs<kType, kOffsets, kFirst + kLeft, kRuns - kLeft>(from);
-      sums.whole = hn::Add(left.whole, right.whole);
-      if constexpr (kOffsets) sums.residual = hn::Add(left.residual, right.residual);
+      const VF left = sum_part<kType, kMinus, kLeft>(from, first);
+      return hn::Add(left, sum_part<kType, kMinus, kRuns - kLeft>(from, first + kLeft));
     }
-    return sums;
+  }
+
+  template <DType kType, bool kMinus, int kRuns>
+  HWY_INLINE VF sum_part(const V16* from, int first) const {
+    if constexpr (kRuns == 8) return sum_eight_runs<kType, kMinus>(from, first);
+    return sum_runs<kType, kMinus, kRuns>(from, first);
+  }
+
+  // Of long vectors: once in the code.
+  template <DType kType, bool kMinus>
+  HWY_NOINLINE VF sum_eight_runs(const V16* from, int first) const {
+    return sum_runs<kType, kMinus, 8>(from, first);
   }
 
   // Squared lengths, in all lanes of their vectors' blocks.
-  template <DType kType, bool kOffsets>
-  HWY_INLINE Sums squared_lengths(const Rows& from) const {
-    Sums sums = sum_runs<kType, kOffsets, 0, kHeadDim / 16>(from);
-    sums.whole = sum_of_block(F32(), sums.whole);
-    if constexpr (kOffsets) sums.residual = sum_of_block(F32(), sums.residual);
-    return sums;
+  template <DType kType, bool kMinus>
+  HWY_INLINE VF squared_lengths(const V16* from) const {
+    return sum_of_block(F32(), sum_runs<kType, kMinus, kHeadDim / 16>(from, 0));
   }
 
   // Nearest integer, ties to even, of less than 2^22: its bits are the last of the sum's.
@@ -165,8 +177,9 @@ class Encoder {
   template <DType kType>
   void exact_tokens() {
     for (uint32_t token = 0; token < run_.exact_token_count; token += kTokens) {
-      const Rows from = rows_of(first_, run_.token_stride_bytes, token, run_.exact_token_count);
-      remember_worst(squared_lengths<kType, false>(from).whole);
+      load_blocks<kBlocks<kType>>(
+          rows_of(first_, run_.token_stride_bytes, token, run_.exact_token_count), blocks_[0][0]);
+      remember_worst(squared_lengths<kType, false>(blocks_[0][0]));
     }
     std::memset(run_.norms, 0, run_.exact_token_count * sizeof(uint16_t));
     for (int plane = 0; plane < run_.tables->bits; ++plane) {
@@ -193,9 +206,7 @@ class Encoder {
     }
     VF norm = hn::Sqrt(squared);
     norm = hn::IfThenElseZero(hn::Ge(norm, hn::Set(d, kNormMin)), norm);
-    const auto bits = hn::BitCast(d32, norm);
-    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1u));
-    auto rounded = hn::Add(hn::Add(bits, hn::Set(d32, 0x7fffu)), odd);
+    auto rounded = rounded_to_bf16(norm);
     remember_worst(hn::BitCast(d, rounded));
     if constexpr (kOffsets) {
       const auto flag = hn::Set(d32, uint32_t{kNormOffsetFlag} << 16);
@@ -206,98 +217,129 @@ class Encoder {
     for (uint32_t t = 0; t < kTokens && token + t * kSets < run_.token_count; ++t) {
       run_.norms[token + t * kSets] = static_cast<uint16_t>(words[4 * t] >> 16);
     }
-    const VF scale = hn::Div(hn::Set(d, static_cast<float>(run_.tables->input_scale)), norm);
+    const int length = run_.tables->input_scale << run_.tables->input_shift;
+    const VF scale = hn::Div(hn::Set(d, static_cast<float>(length)), norm);
     return hn::IfThenElseZero(hn::Gt(norm, hn::Zero(d)), scale);
   }
 
   template <DType kType, bool kOffsets>
   void measure_group(uint32_t token, int group) {
     for (int set = 0; set < kSets; ++set) {
-      const Rows from = rows(token, set);
-      const Sums sums = squared_lengths<kType, kOffsets>(from);
+      load_blocks<kBlocks<kType>>(rows(token, set), blocks_[group][set]);
+      // One after the other, or what is left would not fit in registers.
+      const VF whole = squared_lengths<kType, false>(blocks_[group][set]);
+      VF residual = whole;
+      if (kOffsets) residual = squared_lengths<kType, true>(blocks_[group][set]);
       hn::MFromD<F32> shifted = {};
-      scales_[group][set] = norms<kOffsets>(token + set, sums.whole, sums.residual, shifted);
+      scales_[group][set] = norms<kOffsets>(token + set, whole, residual, shifted);
       if (kOffsets) shifted_[group][set] = hn::VecFromMask(F32(), shifted);
     }
   }
 
+  // A set of tokens, and what to do with their values.
+  struct Source {
+    const V16* blocks;
+    VF scale;
+    hn::MFromD<F32> shifted;
+  };
+
   // 8 values of every token, scaled, as floats: the first four, and the others.
   template <DType kType, bool kOffsets>
-  HWY_INLINE void load_scaled(const Rows& from, int i, VF scale, hn::MFromD<F32> shifted, VF& low,
-                              VF& high) const {
+  HWY_INLINE void load_scaled(const Source& from, int i, VF& low, VF& high) const {
     const F32 d;
-    load_values<kType>(from.at, 8 * i, low, high);
+    load_values<kType>(from.blocks, i, low, high);
     if constexpr (kOffsets) {
       const VF low_offset = hn::LoadDup128(d, offsets_ + 8 * i);
       const VF high_offset = hn::LoadDup128(d, offsets_ + 8 * i + 4);
-      low = hn::Sub(low, hn::IfThenElseZero(shifted, low_offset));
-      high = hn::Sub(high, hn::IfThenElseZero(shifted, high_offset));
+      low = hn::Sub(low, hn::IfThenElseZero(from.shifted, low_offset));
+      high = hn::Sub(high, hn::IfThenElseZero(from.shifted, high_offset));
     }
-    low = hn::Mul(low, scale);
-    high = hn::Mul(high, scale);
+    low = hn::Mul(low, from.scale);
+    high = hn::Mul(high, from.scale);
   }
 
-  template <DType kType, bool kOffsets>
+  template <DType kType, bool kOffsets, bool kWide>
   void encode_group(uint32_t token, int group) {
+    Source from[kSets];
+    for (int set = 0; set < kSets; ++set) {
+      from[set].blocks = blocks_[group][set];
+      from[set].scale = scales_[group][set];
+      if (kOffsets) from[set].shifted = hn::MaskFromVec(shifted_[group][set]);
+    }
     // A line or two at a time, so that reading ahead never waits for its turn.
     constexpr size_t kAheadBytes = 8 * bytes_of(kType) * kTokens;
-    size_t ahead = token * kHeadDim * bytes_of(kType);
+    const std::byte* ahead = run_.ahead + token * kHeadDim * bytes_of(kType);
+    const auto load = [&](int set, int i, VF& low, VF& high) HWY_ATTR {
+      if (run_.ahead != nullptr) prefetch(ahead, kAheadBytes);
+      ahead += kAheadBytes;
+      load_scaled<kType, kOffsets>(from[set], i, low, high);
+    };
     V16 x[kCount * kSets];
-    for (int set = 0; set < kSets; ++set) {
-      const Rows from = rows(token, set);
-      const VF scale = scales_[group][set];
-      hn::MFromD<F32> shifted = {};
-      if (kOffsets) shifted = hn::MaskFromVec(shifted_[group][set]);
-      for (int i = 0; i < kCount; ++i, ahead += kAheadBytes) {
-        if (run_.ahead != nullptr) prefetch(run_.ahead + ahead, kAheadBytes);
-        VF low, high;
-        load_scaled<kType, kOffsets>(from, i, scale, shifted, low, high);
-        x[kCount * set + i] = kOctets ? interleaved(low, high, i) : in_order(low, high, i);
+    VF low, high;
+    if constexpr (kWide) {
+      V32 wide[2][kCount * kSets];
+      for (int n = 0; n < kCount * kSets; ++n) {
+        load(n / kCount, n % kCount, low, high);
+        in_order(low, high, n % kCount, &wide[n % 2][n / 2 * 2]);
+      }
+      VectorRotation::to_octets_wide(wide, x);
+    } else if constexpr (kInner == 4) {
+      for (int set = 0; set < kSets; set += 2) {
+        V16* const to = x + kCount * set;
+        for (int i = 0; i < kCount; ++i) {
+          VF next_low, next_high;
+          load(set, i, low, high);
+          load(set + 1, i, next_low, next_high);
+          V16* const rows = to + row_register<4>(2 * i, kCount);
+          rows[0] = interleaved(low, next_low, 2 * i);
+          rows[1] = interleaved(high, next_high, 2 * i + 1);
+        }
+      }
+    } else {
+      for (int n = 0; n < kCount * kSets; ++n) {
+        load(n / kCount, n % kCount, low, high);
+        x[n] = interleaved(low, high, n % kCount);
       }
     }
-    if constexpr (kOctets) {
-      rotate_to_octets<kHeadDim, kSets>(x);
-      to_indices(x);
-      write_octets(x, token);
-    } else {
-      rotate<kHeadDim, kInner>(I16(), core_matrix_, x);
-      to_indices(x);
-      store_masks(x, group);
-    }
+    write_group(x, token);
   }
 
   // Rounded, and times the signs of the diagonal. A sum's last bits are the integer.
-  HWY_INLINE V16 interleaved(VF low, VF high, int i) const {
+  HWY_INLINE V16 interleaved(VF even, VF odd, int i) const {
     const VF shift = hn::Set(F32(), kRoundingShift);
-    const auto low_bits = hn::BitCast(I32(), hn::Add(low, shift));
-    const auto high_bits = hn::ShiftLeft<16>(hn::BitCast(I32(), hn::Add(high, shift)));
-    const V16 whole = hn::OddEven(hn::BitCast(I16(), high_bits), hn::BitCast(I16(), low_bits));
+    const auto even_bits = hn::BitCast(I32(), hn::Add(even, shift));
+    const auto odd_bits = hn::ShiftLeft<16>(hn::BitCast(I32(), hn::Add(odd, shift)));
+    const V16 whole = hn::OddEven(hn::BitCast(I16(), odd_bits), hn::BitCast(I16(), even_bits));
     return hn::Mul(whole, hn::LoadDup128(I16(), run_.rotation->interleaved_signs.data() + 8 * i));
   }
-  HWY_INLINE V16 in_order(VF low, VF high, int i) const {
-    const V16 whole = hn::ReorderDemote2To(I16(), nearest(low), nearest(high));
-    return hn::Mul(whole, hn::LoadDup128(I16(), run_.rotation->signs.data() + 8 * i));
+  HWY_INLINE void in_order(VF low, VF high, int i, V32* to) const {
+    const V16 signs = hn::LoadDup128(I16(), run_.rotation->signs.data() + 8 * i);
+    const auto with_sign = [](VF x, V16 sign) HWY_ATTR {
+      const V32 negative = hn::ShiftRight<31>(hn::BitCast(I32(), sign));
+      return hn::Sub(hn::Xor(nearest(x), negative), negative);
+    };
+    to[0] = with_sign(low, hn::InterleaveLower(I16(), signs, signs));
+    to[1] = with_sign(high, hn::InterleaveUpper(I16(), signs, signs));
   }
 
-  // In place.
-  void to_indices(V16* HWY_RESTRICT x) const {
+  void write_group(V16* HWY_RESTRICT x, uint32_t token) const {
     switch (run_.tables->bits) {
       case 1:
-        return to_narrow_indices<1>(x);
+        return write_octets<1>(x, token);
       case 2:
-        return to_narrow_indices<2>(x);
+        return write_octets<2>(x, token);
       case 3:
-        return to_narrow_indices<3>(x);
+        return write_octets<3>(x, token);
       case 4:
-        return to_narrow_indices<4>(x);
+        return write_octets<4>(x, token);
       case 5:
-        return to_narrow_indices<5>(x);
+        return write_octets<5>(x, token);
       case 6:
-        return to_wide_indices<6>(x);
+        return write_octets<6>(x, token);
       case 7:
-        return to_wide_indices<7>(x);
+        return write_octets<7>(x, token);
       default:
-        return to_wide_indices<8>(x);
+        return write_octets<8>(x, token);
     }
   }
 
@@ -337,8 +379,13 @@ class Encoder {
     return hn::Xor(positive, hn::And(sign, hn::Set(I16(), (1 << kBits) - 1)));
   }
 
+  // In place.
   template <int kBits>
-  HWY_INLINE void to_narrow_indices(V16* HWY_RESTRICT x) const {
+  HWY_INLINE void to_indices(V16* HWY_RESTRICT x) const {
+    if constexpr (kBits > kBitsInRegisters) return to_indices_by_tables<kBits>(x);
+#if HWY_TARGET <= HWY_AVX3
+    if constexpr (kBits > 2) return to_indices_by_bins(x);  // fewer planes are fewer steps
+#endif
     V16 thresholds[1 << (kBits - 1)];
     for (int i = 1; i < 1 << (kBits - 1); ++i) thresholds[i] = thresholds_[i];
     for (int i = 0; i < kCount * kSets; ++i) {
@@ -349,9 +396,24 @@ class Encoder {
     }
   }
 
+#if HWY_TARGET <= HWY_AVX3
+  // Without magnitudes and planes, where a table of all bins is one instruction.
+  HWY_INLINE void to_indices_by_bins(V16* HWY_RESTRICT x) const {
+    const I16 d;
+    const WordTable thresholds(run_.tables->bin_thresholds.data());
+    const WordTable ranks(run_.tables->bin_ranks.data());
+    const V16 factor = hn::Set(d, run_.tables->bin_factor);
+    const V16 first = hn::Set(d, -kBinCount / 2), last = hn::Set(d, kBinCount / 2 - 1);
+    for (int i = 0; i < kCount * kSets; ++i) {
+      const V16 bin = hn::Min(hn::Max(hn::MulHigh(x[i], factor), first), last);
+      x[i] = plus_one_where(hn::Gt(x[i], thresholds[bin]), ranks[bin]);
+    }
+  }
+#endif
+
   // The first planes as above, then thresholds from tables, of two registers' bytes at a time.
   template <int kBits>
-  HWY_INLINE void to_wide_indices(V16* HWY_RESTRICT x) const {
+  HWY_INLINE void to_indices_by_tables(V16* HWY_RESTRICT x) const {
     const I16 d;
     V16 thresholds[kThresholdsInRegisters];
     for (int i = 1; i < kThresholdsInRegisters; ++i) thresholds[i] = thresholds_[i];
@@ -360,10 +422,10 @@ class Encoder {
       for (int n = 0; n < 2; ++n) {
         sign[n] = hn::ShiftRight<15>(x[i + n]);
         magnitude[n] = hn::Xor(x[i + n], sign[n]);
-        hn::MFromD<I16> above[kNarrowPlanesMax];
-        index[n] = search<1, kNarrowPlanesMax>(magnitude[n], thresholds, above);
+        hn::MFromD<I16> above[kBitsInRegisters];
+        index[n] = search<1, kBitsInRegisters>(magnitude[n], thresholds, above);
       }
-      next_bits<kNarrowPlanesMax, kBits>(magnitude, index);
+      next_bits<kBitsInRegisters, kBits>(magnitude, index);
       for (int n = 0; n < 2; ++n) x[i + n] = with_sign<kBits>(index[n], sign[n]);
     }
   }
@@ -373,7 +435,7 @@ class Encoder {
   HWY_INLINE void next_bits(const V16* HWY_RESTRICT magnitude, V16* HWY_RESTRICT index) const {
     if constexpr (kPlane < kBits) {
       const I16 d;
-      constexpr int kTables = 1 << (kPlane - kNarrowPlanesMax);  // from that many on
+      constexpr int kTables = 1 << (kPlane - kBitsInRegisters);  // from that many on
       const V8 both = hn::BitCast(U8(), hn::Or(index[0], hn::ShiftLeft<8>(index[1])));
       const V8 within = hn::And(both, hn::Set(U8(), 0x0f));
       const auto bytes = [&](int half) HWY_ATTR {
@@ -392,83 +454,56 @@ class Encoder {
     }
   }
 
-  // Indices as rotate_to_octets() has their values.
-  void write_octets(const V16* HWY_RESTRICT x, uint32_t token) const {
+  // Values whose rotation is in 16 bits are rotated here. Compiled once for a number of bits, not
+  // once more for every type.
+  template <int kBits>
+  HWY_NOINLINE void write_octets(V16* HWY_RESTRICT x, uint32_t token) const {
     const U8 d8;
-    const int bits = run_.tables->bits;
-    // Bytes of the lower and of the upper 64 values are joined in turn, and parted at the end.
+    if constexpr (kBits <= kNarrowBitsMax) VectorRotation::to_octets(x);
+    to_indices<kBits>(x);
+    // Past the last token there is no room.
+    const bool whole = token + kGroupTokens <= run_.token_count;
+    std::byte tail[kBits][Shape::kGroupBytes];
+    // Bytes of two chunks are joined in turn, and parted at the end.
     alignas(16) static constexpr uint8_t kPart[16] = {0, 2, 4, 6, 8, 10, 12, 14,
                                                       1, 3, 5, 7, 9, 11, 13, 15};
     const V8 part = hn::LoadDup128(d8, kPart);
-    for (int section = 0; section < (kHeadDim + 127) / 128; ++section) {
+    for (int section = 0; section < Shape::kSections; ++section) {
       V8 low[8], high[8], planes[8];
       for (int k = 0; k < 8; ++k) {
-        const V16* first = x + 16 * section + octet_register(k);
-        const V8 index = hn::BitCast(d8, hn::Or(first[0], hn::ShiftLeft<8>(first[8])));
+        const V16* first = x + 16 * section + VectorRotation::made_register(k);
+        V16 joined = first[0];
+        if (Shape::has_two_chunks(section)) joined = hn::Or(joined, hn::ShiftLeft<8>(first[8]));
+        const V8 index = hn::BitCast(d8, joined);
         low[k] = hn::And(index, hn::Set(d8, 0x0f));
         high[k] = hn::And(shifted_right<4>(index), hn::Set(d8, 0x0f));
       }
       planes_of(low, planes);
-      if (bits > 4) planes_of(high, planes + 4);
-      for (int p = 0; p < bits; ++p) {
-        store_plane(hn::TableLookupBytes(planes[p], part), bits - 1 - p, token, section);
+      if (kBits > 4) planes_of(high, planes + 4);
+      for (int p = 0; p < kBits; ++p) {
+        const int plane = kBits - 1 - p;
+        std::byte* const to = whole ? run_.planes[plane] + token * kPlaneBytes : tail[plane];
+        Shape::store_section(hn::TableLookupBytes(planes[p], part), to, section);
       }
     }
-  }
-
-  // 16 bytes of a plane in every block: of a token, or of two where they have 8 each.
-  HWY_INLINE void store_plane(V8 bytes, int plane, uint32_t token, int section) const {
-    const U8 d8;
-    std::byte* const first = run_.planes[plane];
-    if (kPlaneBytes <= 16 && token + kGroupTokens <= run_.token_count) {
-      hn::StoreU(bytes, d8, reinterpret_cast<uint8_t*>(first) + token * kPlaneBytes);
-    } else if constexpr (kPlaneBytes >= 16) {
-      const Rows to = rows_of(first, kPlaneBytes, token, run_.token_count);
-      scatter<16>(d8, bytes, to.at, 16 * section);
-    } else {
-      alignas(64) uint8_t buffer[kGroupTokens * kPlaneBytes];
-      hn::Store(bytes, d8, buffer);
-      std::memcpy(first + token * kPlaneBytes, buffer, (run_.token_count - token) * kPlaneBytes);
-    }
-  }
-
-  // For other head_dims: the masks of every plane.
-  HWY_INLINE void store_masks(const V16* HWY_RESTRICT x, int group) {
-    const int bits = run_.tables->bits;
-    for (int plane = 0; plane < bits; ++plane) {
-      const V16 bit = hn::Set(I16(), static_cast<int16_t>(1 << (bits - 1 - plane)));
-      for (int i = 0; i < kCount; ++i) {
-        hn::StoreMaskBits(I16(), hn::TestBit(x[i], bit), bits_[plane][group] + i * kTokens);
-      }
-    }
-  }
-
-  // The masks of a register hold a byte of every token; planes have a token's bytes together.
-  void write_planes(uint32_t begin) {
-    const uint32_t count = std::min<uint32_t>(kBatch, run_.token_count - begin);
-    for (int plane = 0; plane < run_.tables->bits; ++plane) {
-      for (uint32_t t = 0; t < count; t += kTokens) {
-        auto* out = reinterpret_cast<uint8_t*>(run_.planes[plane]) + (begin + t) * kPlaneBytes;
-        const uint8_t* bits = bits_[plane][t / kTokens];
-        for (uint32_t n = 0; n < kTokens && t + n < count; ++n) {
-          for (int i = 0; i < kCount; ++i) out[n * kPlaneBytes + i] = bits[i * kTokens + n];
-        }
-      }
+    for (int plane = 0; plane < kBits && !whole; ++plane) {
+      std::memcpy(run_.planes[plane] + token * kPlaneBytes, tail[plane],
+                  (run_.token_count - token) * kPlaneBytes);
     }
   }
 
   const EncodeRun& run_;
   std::byte* const first_;
-  const int8_t* core_matrix_;
   hn::VFromD<U32> worst_ = hn::Zero(U32());
-  static constexpr int kThresholdsInRegisters = 1 << (kNarrowPlanesMax - 1);
+  static constexpr int kBitsInRegisters = 5;
+  static constexpr int kThresholdsInRegisters = 1 << (kBitsInRegisters - 1);
   V16 thresholds_[kThresholdsInRegisters];
   alignas(16) uint8_t threshold_bytes_[2][kCodebookMaxSize / 32][16];  // of the others, from 16 on
-  VF scales_[kGroups][kSets];   // by measure_group() for encode_group()
+  // By measure_group() for encode_group(): values as load_blocks() has them, room for those of f32.
+  V16 blocks_[kGroups][kSets][2 * kCount];
+  VF scales_[kGroups][kSets];
   VF shifted_[kGroups][kSets];  // all bits where the offset is removed
   alignas(64) float offsets_[kHeadDim];
-  static constexpr int kMaskBytes = kOctets ? 1 : (kCount * kTokens + 63) / 64 * 64;
-  alignas(64) uint8_t bits_[limits::kBitsMax][kGroups][kMaskBytes];
 };
 
 }  // namespace HWY_NAMESPACE

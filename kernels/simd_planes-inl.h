@@ -2,11 +2,11 @@
 // of 4 planes are 4 x 8 matrices of bits, and two rounds of swaps transpose them.
 //
 // Value 8j + k of a token is bit k of byte j of its plane. Register k of 8 then has in byte j what
-// belongs to that value. This needs planes whose bytes fill whole blocks: head_dims that are powers
-// of two.
+// belongs to that value.
 //
-// Where two vectors of 64 values share a block, a group has two sets of tokens, the even and the
-// odd ones: sets take the place of the upper half of a vector of 128.
+// A block holds as many tokens, one after the other, as fill 64 bits of a plane with theirs, or 128
+// with two vectors of 64. So a group has several sets of tokens: of kSets = 2 the even and the odd
+// ones.
 //
 // Compiled once for every instruction set, by codec_simd.cc alone.
 
@@ -17,21 +17,26 @@
 #define HADAL_KERNELS_SIMD_PLANES_INL_H_
 #endif
 
+#include <numeric>
+
 #include "kernels/simd_blocks-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace hadal {
 namespace HWY_NAMESPACE {
 
-using V8 = hn::VFromD<U8>;
-
-// How the tokens of a group lie for a head_dim.
-template <int kHeadDim, int kInner>
+// How the tokens of a group and their planes lie for a head_dim.
+template <int kHeadDim>
 struct GroupShape {
-  static constexpr bool kOctets = kInner == kHeadDim;  // as above; else by masks
-  static constexpr int kSets = kHeadDim == 64 ? 2 : 1;
+  static constexpr int kSets = kHeadDim == 64 ? 2 : 8 / std::gcd(8, kHeadDim / 8);
   static constexpr int kGroupTokens = kSets * kTokens;
   static constexpr int kGroups = kBatch / kGroupTokens;
+  static constexpr size_t kPlaneBytes = kHeadDim / 8;         // of a token
+  static constexpr size_t kBlockBytes = kPlaneBytes * kSets;  // of a block's tokens
+  static constexpr size_t kGroupBytes = kBlockBytes * kTokens;
+  static constexpr int kChunks = static_cast<int>(kBlockBytes) / 8;
+  static constexpr int kSections = (kChunks + 1) / 2;  // of 16 bytes; of the last maybe one chunk
+  static_assert(kBlockBytes % 8 == 0 && kBatch % kGroupTokens == 0, "whole chunks and groups");
 
   // The rows of a set's tokens, in a run whose values begin at `first`.
   template <class Run>
@@ -42,6 +47,33 @@ struct GroupShape {
       rows.at[t] = first + row * run.token_stride_bytes;
     }
     return rows;
+  }
+
+  static constexpr bool has_two_chunks(int section) { return 2 * section + 1 < kChunks; }
+
+  // A section of each block of a group whose plane begins at `at`. Of one chunk the upper half is
+  // zero.
+  static HWY_INLINE hn::VFromD<U8> load_section(const std::byte* at, int section) {
+    const U8 d8;
+    if constexpr (kBlockBytes == 16) return hn::LoadU(d8, reinterpret_cast<const uint8_t*>(at));
+    const Rows rows = rows_of(const_cast<std::byte*>(at), kBlockBytes, 0, kTokens);
+    if (has_two_chunks(section)) return gather<16>(d8, rows.at, 16 * section);
+    return hn::ShiftRightBytes<8>(d8, gather<16>(d8, rows.at, 16 * section - 8));
+  }
+  static HWY_INLINE void store_section(hn::VFromD<U8> bytes, std::byte* at, int section) {
+    const U8 d8;
+    if constexpr (kBlockBytes == 16) {
+      hn::StoreU(bytes, d8, reinterpret_cast<uint8_t*>(at));
+    } else if (has_two_chunks(section)) {
+      const Rows rows = rows_of(at, kBlockBytes, 0, kTokens);
+      scatter<16>(d8, bytes, rows.at, 16 * section);
+    } else {
+      alignas(64) uint8_t buffer[16 * kTokens];
+      hn::Store(bytes, d8, buffer);
+      for (int t = 0; t < kTokens; ++t) {
+        std::memcpy(at + t * kBlockBytes + 16 * section, buffer + 16 * t, 8);
+      }
+    }
   }
 };
 
@@ -59,8 +91,8 @@ HWY_INLINE V8 shifted_right(V8 v) {
 template <int kBits>
 HWY_INLINE void swap_bits(V8 a, V8 b, V8& low, V8& high) {
   const V8 lower = hn::Set(U8(), kBits == 1 ? 0x55 : 0x33);
-  low = hn::Or(hn::And(lower, a), hn::AndNot(lower, shifted_left<kBits>(b)));
-  high = hn::Or(hn::And(lower, shifted_right<kBits>(a)), hn::AndNot(lower, b));
+  low = bits_of_both(lower, a, shifted_left<kBits>(b));
+  high = bits_of_both(lower, shifted_right<kBits>(a), b);
 }
 
 // Bytes of kCount tables of 16, which one by the bits of `index` from 16 up, and within it by

@@ -33,85 +33,59 @@ HWY_INLINE void butterflies_across(V* HWY_RESTRICT x) {
   }
 }
 
-// Butterflies of one pair of registers within blocks, for strides below kInner. An interleave
-// brings the halves of both blocks side by side and moves every index bit up by one; after one more
-// than there are bits, all are where they were.
-template <int kLanes, int kInner, class D, class V>
-HWY_INLINE void butterflies_in_blocks(D d, V& a, V& b) {
-  for (int stride = kLanes / 2; stride >= 1; stride /= 2) {
-    const V low = hn::InterleaveLower(d, a, b), high = hn::InterleaveUpper(d, a, b);
-    a = stride < kInner ? hn::Add(low, high) : low;
-    b = stride < kInner ? hn::Sub(low, high) : high;
-  }
-  const V low = hn::InterleaveLower(d, a, b), high = hn::InterleaveUpper(d, a, b);
-  a = low;
-  b = high;
+// Where the first registers of a core's rows lie: `step` apart or, of rows of 4 or 8 values, in two
+// arrays that lie `step` apart, which have octets in turn and two registers of each.
+template <int kRowValues>
+constexpr int row_register(int row, int step) {
+  if (kRowValues == 4) return row / 4 * 2 + row % 2 + row / 2 % 2 * step;
+  if (kRowValues == 8) return row / 2 * 2 + row % 2 * step;
+  return row * step;
 }
+constexpr int kLongRow = 16;  // and more
 
-// The core matrix where a row of it takes whole registers.
-template <int kCore, int kRow, class D, class V>
-HWY_INLINE void core_of_registers(D d, const int8_t* matrix, V* HWY_RESTRICT x) {
-  V rows[kCore * kRow];
-  for (int i = 0; i < kCore * kRow; ++i) rows[i] = x[i];
-  for (int i = 0; i < kCore; ++i) {
-    for (int k = 0; k < kRow; ++k) {
-      V sum = hn::Zero(d);
-      for (int j = 0; j < kCore; ++j) {
-        const V row = rows[j * kRow + k];
-        sum = matrix[i * kCore + j] > 0 ? hn::Add(sum, row) : hn::Sub(sum, row);
-      }
-      x[i * kRow + k] = sum;
+// C, or its transpose, on a register of every row. Rows of four entries recur: of every four
+// registers the 8 sums that differ by more than their sign are made once.
+template <int kCore, int kRowValues, bool kTransposed, class V>
+HWY_NOINLINE void multiply_core(V* x, int step) {
+  static constexpr std::array kMatrix = paley_hadamard<kCore>();
+  constexpr int kFours = kCore / 4;
+  const auto at = [&](int row) -> V& { return x[row_register<kRowValues>(row, step)]; };
+  V sums[kFours][8];  // by the signs of the second, third and fourth
+#pragma GCC unroll 9
+  for (int four = 0; four < kFours; ++four) {
+    const V in[4] = {at(4 * four), at(4 * four + 1), at(4 * four + 2), at(4 * four + 3)};
+    const V first[2] = {hn::Add(in[0], in[1]), hn::Sub(in[0], in[1])};
+    const V last[2] = {hn::Add(in[2], in[3]), hn::Sub(in[2], in[3])};
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      sums[four][4 * i] = hn::Add(first[i], last[0]);
+      sums[four][4 * i + 1] = hn::Add(first[i], last[1]);
+      sums[four][4 * i + 2] = hn::Sub(first[i], last[1]);
+      sums[four][4 * i + 3] = hn::Sub(first[i], last[0]);
     }
   }
-}
-
-// And where two rows share a block: every row in both halves, with one sign and with two.
-template <int kCore, class D, class V>
-HWY_INLINE void core_of_halves(D d, const int8_t* matrix, V* HWY_RESTRICT x) {
-  const hn::Repartition<uint64_t, D> d64;
-  alignas(16) static constexpr int16_t kSecondNegative[8] = {1, 1, 1, 1, -1, -1, -1, -1};
-  const V signs = hn::LoadDup128(d, kSecondNegative);
-  V same[kCore], opposite[kCore];
-  for (int i = 0; i < kCore; i += 2) {
-    const auto both = hn::BitCast(d64, x[i / 2]);
-    same[i] = hn::BitCast(d, hn::InterleaveLower(d64, both, both));
-    same[i + 1] = hn::BitCast(d, hn::InterleaveUpper(d64, both, both));
-    opposite[i] = hn::Mul(same[i], signs);
-    opposite[i + 1] = hn::Mul(same[i + 1], signs);
-  }
-  for (int i = 0; i < kCore; i += 2) {
-    V sum = hn::Zero(d);
-    for (int j = 0; j < kCore; ++j) {
-      const int8_t first = matrix[i * kCore + j], second = matrix[(i + 1) * kCore + j];
-      const V row = first == second ? same[j] : opposite[j];
-      sum = first > 0 ? hn::Add(sum, row) : hn::Sub(sum, row);
+#pragma GCC unroll 36
+  for (int row = 0; row < kCore; ++row) {
+    V sum = hn::Zero(hn::DFromV<V>());
+#pragma GCC unroll 9
+    for (int four = 0; four < kFours; ++four) {
+      const auto negative = [&](int k) {
+        const int column = 4 * four + k;
+        return kMatrix[kTransposed ? column * kCore + row : row * kCore + column] < 0;
+      };
+      const int others = 4 * negative(1) + 2 * negative(2) + negative(3);
+      sum = negative(0) ? hn::Sub(sum, sums[four][7 - others]) : hn::Add(sum, sums[four][others]);
     }
-    x[i / 2] = sum;
+    at(row) = sum;
   }
 }
 
-// C, or its transpose if that is given.
-template <int kHeadDim, int kInner, class D, class V>
-HWY_INLINE void rotate_core(D d, const int8_t* matrix, V* HWY_RESTRICT x) {
-  constexpr int kLanes = 16 / sizeof(hn::TFromD<D>);
-  constexpr int kCore = kHeadDim / kInner;
-  if constexpr (kCore > 1 && kInner >= kLanes) {
-    core_of_registers<kCore, kInner / kLanes>(d, matrix, x);
-  } else if constexpr (kCore > 1) {
-    static_assert(2 * kInner == kLanes, "two rows a block");
-    core_of_halves<kCore>(d, matrix, x);
+// The same on all kColumns registers of every row, and nothing where there is no core.
+template <int kCore, int kRowValues, int kColumns, bool kTransposed, class V>
+HWY_INLINE void rotate_core(V* x, int step) {
+  if constexpr (kCore > 1) {
+    for (int k = 0; k < kColumns; ++k) multiply_core<kCore, kRowValues, kTransposed>(x + k, step);
   }
-}
-
-// C (x) W, or with the transpose of C given.
-template <int kHeadDim, int kInner, class D, class V>
-HWY_INLINE void rotate(D d, const int8_t* core_matrix, V* HWY_RESTRICT x) {
-  constexpr int kLanes = 16 / sizeof(hn::TFromD<D>);
-  constexpr int kCount = kHeadDim / kLanes;
-  static_assert(kCount % 2 == 0, "registers go in pairs");
-  butterflies_across<1, kInner / kLanes, kCount>(x);
-  for (int i = 0; i < kCount; i += 2) butterflies_in_blocks<kLanes, kInner>(d, x[i], x[i + 1]);
-  rotate_core<kHeadDim, kInner>(d, core_matrix, x);
 }
 
 // Of two registers, in units of T: the lower halves of their blocks in turn, and the upper ones.
@@ -124,69 +98,154 @@ HWY_INLINE void interleave(V& a, V& b) {
   a = hn::BitCast(original, low);
 }
 
-// The same but for the butterflies of stride 8 and the diagonal, which Rotation::last_weights do.
-// Of values 16n to 16n + 15 register 2n then has the even ones, register 2n + 1 the odd ones, in
-// the order 0 8 2 10 4 12 6 14. Before, value i is in lane i % 8 of register i / 8.
-template <int kHeadDim, int kInner>
-HWY_INLINE void rotate_pairs(const int8_t* core_matrix, V16* HWY_RESTRICT x) {
-  constexpr int kCount = kHeadDim / 8;
-  rotate_core<kHeadDim, kInner>(I16(), core_matrix, x);
-  butterflies_across<2, kInner / 8, kCount>(x);
-  for (int i = 0; i < kCount; i += 2) {
-    interleave<int16_t>(x[i], x[i + 1]);
-    if constexpr (kInner > 4) butterfly(x[i], x[i + 1]);
-    interleave<int32_t>(x[i], x[i + 1]);
-    butterfly(x[i], x[i + 1]);
-    interleave<int32_t>(x[i], x[i + 1]);
-    butterfly(x[i], x[i + 1]);
-  }
+// Even lanes of both, and odd lanes of both. Undoes itself.
+HWY_INLINE void swap_odd_with_even(V16& a, V16& b) {
+  const V16 odd_of_a = hn::BitCast(I16(), hn::ShiftRight<16>(hn::BitCast(U32(), a)));
+  const V16 even_of_b = hn::BitCast(I16(), hn::ShiftLeft<16>(hn::BitCast(U32(), b)));
+  a = hn::OddEven(even_of_b, a);
+  b = hn::OddEven(b, odd_of_a);
 }
 
-// Butterflies of the two upper bits of a block's lanes. They come into registers, and two bits of a
-// register's number into lanes.
-template <int kCount, class V>
-HWY_INLINE void butterflies_of_octets(V* HWY_RESTRICT x) {
+// The two upper bits of a block's lanes come into registers, and two bits of a register's number
+// into lanes; with the butterflies of the first, or of the second of them.
+template <int kCount, bool kFirst, bool kSecond, class V>
+HWY_INLINE void octets(V* HWY_RESTRICT x) {
 #pragma GCC unroll 4
   for (int i = 0; i < kCount; i += 8) {
 #pragma GCC unroll 4
     for (int k = i; k < i + 4; ++k) {
       interleave<int32_t>(x[k], x[k + 4]);
-      butterfly(x[k], x[k + 4]);
+      if constexpr (kFirst) butterfly(x[k], x[k + 4]);
     }
 #pragma GCC unroll 4
     for (int n = 0; n < 4; ++n) {
       const int k = i + n / 2 * 4 + n % 2;
       interleave<int32_t>(x[k], x[k + 2]);
-      butterfly(x[k], x[k + 2]);
+      if constexpr (kSecond) butterfly(x[k], x[k + 2]);
     }
   }
 }
 
-// As rotate_pairs() for a power of two, where value 64g + 8j + k is in lane j of register 8g + k
-// before, as nibbles_of() has it. kSets vectors one after the other. In 32 bits the same of one of
-// the two halves that butterfly_of_pairs() makes: of values 16n to 16n + 15 register 2n then has
-// the even ones of that half, register 2n + 1 the odd ones, in their order.
-template <int kHeadDim, int kSets, class V>
-HWY_INLINE void rotate_octets(V* HWY_RESTRICT x) {
-  butterflies_across<1, kHeadDim / 8, kHeadDim / 8 * kSets>(x);
-  butterflies_of_octets<kHeadDim / 8 * kSets>(x);
-}
+// The rotation of the vectors of a group, in 16 bits.
+//
+// Of a vector register 8n + k has in lane j value 64n + 8j + k: planes are made and read so
+// (simd_planes-inl.h). Vectors follow each other, and one may end within 8 registers, where the
+// next one begins.
+template <int kHeadDim, int kInner, int kSets>
+struct GroupRotation {
+  static constexpr int kCore = kHeadDim / kInner;
+  static constexpr int kCount = kHeadDim / 8;  // registers of a vector
+  static constexpr int kRegisters = kCount * kSets;
+  static_assert(kInner >= 8 || kInner == 4, "a block has a run, or two");
+  static_assert(kInner > 8 || kSets % 2 == 0, "two vectors share registers");
 
-// All of W for a power of two. Before, lanes of register i have values 8i + 0 4 1 5 2 6 3 7; after,
-// value 64g + 8j + k is in lane j of register 8g + octet_register(k).
-template <int kHeadDim, int kSets>
-HWY_INLINE void rotate_to_octets(V16* HWY_RESTRICT x) {
-  constexpr int kCount = kHeadDim / 8 * kSets;
-  butterflies_across<1, kHeadDim / 8, kCount>(x);
-#pragma GCC unroll 16
-  for (int i = 0; i < kCount; i += 2) {
-    interleave<int16_t>(x[i], x[i + 1]);
-    butterfly(x[i], x[i + 1]);
+  // Where to_octets() has value 64n + 8j + k.
+  static constexpr int made_register(int k) {
+    return kInner == 4 ? k % 2 * 2 + k / 2 % 2 * 4 + k / 4 : k % 2 * 4 + k / 4 * 2 + k / 2 % 2;
   }
-  butterflies_of_octets<kCount>(x);
-}
-// Where it has value 64g + 8j + k.
-constexpr int octet_register(int k) { return k % 2 * 4 + k / 4 * 2 + k / 2 % 2; }
+  // Where from_octets() wants it.
+  static constexpr int wanted_register(int k) {
+    return kInner == 4 ? k % 2 * 2 + k / 2 % 2 * 4 + k / 4 : k;
+  }
+
+  // C (x) W. Before, lanes of register i have values 8i + 0 4 1 5 2 6 3 7. Where kInner is 4, two
+  // vectors are in the even and in the odd lanes, values 0 0 1 1 2 2 3 3 of the runs that
+  // row_register() names.
+  static HWY_INLINE void to_octets(V16* HWY_RESTRICT x) {
+    if constexpr (kInner == 4) {
+      for (int first = 0; first < kRegisters; first += 2 * kCount) {
+        rotate_core<kCore, 4, 1, false>(x + first, kCount);
+        for (int i = first; i < first + kCount; ++i) swap_odd_with_even(x[i], x[i + kCount]);
+      }
+    } else {
+      butterflies_across<1, kInner / 8, kRegisters>(x);
+      for (int set = 0; set < kSets; ++set) {
+        rotate_core<kCore, kLongRow, kInner / 8, false>(x + kCount * set, kInner / 8);
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < kRegisters; i += 2) {
+        interleave<int16_t>(x[i], x[i + 1]);
+        butterfly(x[i], x[i + 1]);
+      }
+    }
+    octets<kRegisters, true, true>(x);
+  }
+
+  // The same in 32 bits, of which the lowest kWideShift are cut. Before, registers of even octets
+  // and of odd ones have values 0 1 2 3 and 4 5 6 7.
+  static HWY_INLINE void to_octets_wide(V32 (*halves)[kRegisters], V16* HWY_RESTRICT x) {
+    static_assert(kInner > 8, "for long vectors");
+    for (int i = 0; i < kRegisters; ++i) butterfly(halves[0][i], halves[1][i]);
+    for (int half = 0; half < 2; ++half) {
+      V32* const of_half = halves[half];
+      for (int i = 0; i < kRegisters; i += 2) {
+        interleave<int32_t>(of_half[i], of_half[i + 1]);
+        butterfly(of_half[i], of_half[i + 1]);
+      }
+      butterflies_across<2, kInner / 8, kRegisters>(of_half);
+      for (int set = 0; set < kSets; ++set) {
+        rotate_core<kCore, kLongRow, kInner / 8, false>(of_half + kCount * set, kInner / 8);
+      }
+      octets<kRegisters, true, true>(of_half);
+    }
+    for (int i = 0; i < kRegisters; ++i) {
+      const V32 even = hn::ShiftRight<kWideShift>(halves[0][i]);
+      const V32 odd = hn::ShiftLeft<16 - kWideShift>(halves[1][i]);
+      x[i] = hn::OddEven(hn::BitCast(I16(), odd), hn::BitCast(I16(), even));
+    }
+  }
+
+  // (C (x) W)^T but for the butterflies of stride 8 and the diagonal, which Rotation::last_weights
+  // do. Of values 16n to 16n + 15 register 2n then has the even ones, register 2n + 1 the odd ones,
+  // in the order 0 8 2 10 4 12 6 14.
+  static HWY_INLINE void from_octets(V16* HWY_RESTRICT x) {
+    from_octets_of_runs(x);
+    if constexpr (kInner <= 8) {
+      for (int first = 0; first < kRegisters; first += 2 * kCount) {
+        for (int i = first; i < first + kCount; ++i) swap_odd_with_even(x[i], x[i + kCount]);
+        rotate_core<kCore, kInner, kInner / 4, true>(x + first, kCount);
+        for (int i = first; i < first + kCount; ++i) swap_odd_with_even(x[i], x[i + kCount]);
+      }
+    }
+    even_ones_first(x);
+  }
+
+  // The same in 32 bits, and with the butterflies of stride 8. Before, halves have what are even
+  // and odd lanes of 16 bits or, where kInner is above 8, their sums and differences; after, values
+  // 0 2 4 6 and 1 3 5 7 of 16 are in the first, and those that are 8 up in the second.
+  static HWY_INLINE void from_octets_wide(V32 (*halves)[kRegisters]) {
+    for (int half = 0; half < 2; ++half) from_octets_of_runs(halves[half]);
+    if constexpr (kInner <= 8) {
+      for (int set = 0; set < kSets; ++set) {
+        rotate_core<kCore, kInner, kInner / 4, true>(halves[0] + kCount * set, kRegisters);
+      }
+    }
+    for (int half = 0; half < 2; ++half) even_ones_first(halves[half]);
+  }
+
+ private:
+  template <class V>
+  static HWY_INLINE void from_octets_of_runs(V* HWY_RESTRICT x) {
+    butterflies_across<kInner == 4 ? 2 : 1, kCore == 1 ? kCount : 8, kRegisters>(x);
+    octets<kRegisters, (kInner > 32), (kInner > 16)>(x);
+    if constexpr (kInner > 8) {
+      for (int set = 0; set < kSets; ++set) {
+        rotate_core<kCore, kLongRow, kInner / 8, true>(x + kCount * set, kInner / 8);
+      }
+    }
+  }
+
+  // Where kInner is 4, a register has runs, not every second value.
+  template <class V>
+  static HWY_INLINE void even_ones_first(V* HWY_RESTRICT x) {
+    if constexpr (kInner == 4) {
+      for (int i = 0; i < kRegisters; i += 2) {
+        interleave<int32_t>(x[i], x[i + 1]);
+        interleave<int32_t>(x[i], x[i + 1]);
+      }
+    }
+  }
+};
 
 // Sums of products of pairs.
 HWY_INLINE V32 multiply_pairs(V16 x, const int16_t* weights) {
@@ -194,12 +253,16 @@ HWY_INLINE V32 multiply_pairs(V16 x, const int16_t* weights) {
   return hn::ReorderWidenMulAccumulate(I32(), x, hn::LoadDup128(I16(), weights), unused, unused);
 }
 
-// Butterflies of neighbouring lanes, which lie 8 apart in octets, exactly.
-HWY_INLINE void butterfly_of_pairs(V16 x, V32& sum, V32& difference) {
-  alignas(16) static constexpr int16_t kWeights[2][8] = {{1, 1, 1, 1, 1, 1, 1, 1},
-                                                         {1, -1, 1, -1, 1, -1, 1, -1}};
-  sum = multiply_pairs(x, kWeights[0]);
-  difference = multiply_pairs(x, kWeights[1]);
+// Neighbouring lanes, which lie 8 apart in octets, in 32 bits: their sum and difference exactly, or
+// one after the other.
+template <bool kButterfly>
+HWY_INLINE void widen_pairs(V16 x, V32& first, V32& second) {
+  alignas(16) static constexpr int16_t kWeights[4][8] = {{1, 1, 1, 1, 1, 1, 1, 1},
+                                                         {1, -1, 1, -1, 1, -1, 1, -1},
+                                                         {1, 0, 1, 0, 1, 0, 1, 0},
+                                                         {0, 1, 0, 1, 0, 1, 0, 1}};
+  first = multiply_pairs(x, kWeights[kButterfly ? 0 : 2]);
+  second = multiply_pairs(x, kWeights[kButterfly ? 1 : 3]);
 }
 
 }  // namespace HWY_NAMESPACE

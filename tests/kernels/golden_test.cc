@@ -36,6 +36,9 @@ constexpr GoldenCase kCases[] = {
     {"k7v6_bf16_d64", "k7v6", DType::bf16, 64, 96, 64},
     {"k1v1_f16_d128", "k1v1", DType::f16, 128, 64, 0},
     {"k5v4_layer1_k3v2_bf16_d64", "k5v4/1-1:k3v2", DType::bf16, 64, 64, 0},
+    {"k5v3_f32_d320", "k5v3", DType::f32, 320, 160, 64},
+    {"k5v8_bf16_d512", "k5v8", DType::bf16, 512, 64, 64},  // latent and rope of MLA
+    {"k4v6_f16_d576", "k4v6", DType::f16, 576, 576, 64},
 };
 
 class Golden : public testing::TestWithParam<GoldenCase> {};

@@ -6,9 +6,13 @@ namespace hadal {
 namespace {
 
 TEST(PaleyHadamard, RowsAreOrthogonal) {
-  for (int order : {12, 20, 28}) {
-    const std::vector<int8_t> h = paley_hadamard(order);
-    for (int i = 0; i < order; ++i) {
+  for (int head_dim : kHeadDims) {
+    const Rotation rotation = *Rotation::create(head_dim, 1);
+    const std::vector<int8_t>& h = rotation.core_matrix;
+    const int order = rotation.core;
+    EXPECT_EQ(order * rotation.inner, head_dim);
+    ASSERT_EQ(h.size(), order == 1 ? 0u : static_cast<size_t>(order) * order);
+    for (int i = 0; i < order && order > 1; ++i) {
       for (int j = 0; j < order; ++j) {
         int dot = 0;
         for (int k = 0; k < order; ++k) dot += h[i * order + k] * h[j * order + k];
@@ -33,7 +37,7 @@ TEST(Rotation, SignsFollowTheSeedAndAreBalanced) {
 }
 
 TEST(Rotation, RefusesOtherHeadDims) {
-  for (int head_dim : {0, 16, 32, 72, 144, 512}) {
+  for (int head_dim : {0, 16, 32, 72, 144, 1024}) {
     EXPECT_EQ(Rotation::create(head_dim, 1).status().code(), absl::StatusCode::kInvalidArgument)
         << head_dim;
   }
