@@ -53,7 +53,7 @@ struct EncodeResult {
 class Codec {
  public:
   // InvalidArgument names what the codec does not support: head_dim other than 64, 80, 96, 112,
-  // 128, 192, 256 for turboquant; any for raw.
+  // 128, 192, 256 for turboquant, no multiple of 16 for FP8; any for raw.
   static absl::StatusOr<std::unique_ptr<const Codec>> create(
       const KvLayout& layout, const CodecSpec& spec, CodecBackend backend = CodecBackend::cpu);
   virtual ~Codec() = default;
