@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <hwy/targets.h>
 
+#include <fstream>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -84,17 +85,40 @@ inline void expect_non_finite_is_reported(absl::string_view name, CodecBackend b
   }
 }
 
-// A block with every scalar, offset and word random, and checksums that fit. Exact values stay.
-inline std::vector<std::byte> with_random_cells(std::vector<std::byte> block, unsigned seed) {
+// A block with every scalar and word random, and checksums that fit. Offsets stay, since a codec
+// adds what they are.
+inline std::vector<std::byte> with_random_vectors(std::vector<std::byte> block,
+                                                  const KvLayout& layout) {
   const EncodedBlock parsed = *EncodedBlock::parse(block, 0);
-  std::mt19937 random(seed);
+  const BlockShape shape = {parsed.header().token_count, parsed.header().exact_token_count, 0};
+  const BlockPlan plan = BlockPlan::make(layout, parsed.codec(), shape).value();
+  std::mt19937 random(5);
   for (const CellEntry& cell : parsed.cells()) {
-    for (size_t i = 0; i < cell.bytes; ++i) {
+    const CellSections sections =
+        plan.sections(static_cast<Side>(cell.side), cell.plane, cell.layer_group);
+    for (uint64_t i = sections.scalars; i < sections.end; ++i) {
+      if (i >= sections.offsets && i < sections.words) continue;
       block[cell.offset + i] = static_cast<std::byte>(random());
     }
   }
   seal_block(absl::MakeSpan(block));
   return block;
+}
+
+// Keys and values of layer 0 of a real model, 64 tokens (data/README.md).
+inline std::unique_ptr<KvExample> real_example() {
+  KvLayout layout = example_layout(DType::f16, 64, 64, 64);
+  layout.layer_count = 1;
+  layout.kv_head_count = 3;
+  auto example = std::make_unique<KvExample>(layout);
+  for (const char* side : {"k", "v"}) {
+    std::ifstream file(absl::StrCat(HADAL_KERNELS_DATA "/smollm2_layer00_", side, ".f16"),
+                       std::ios::binary);
+    auto& row = side[0] == 'k' ? example->keys[0] : example->values[0];
+    file.read(reinterpret_cast<char*>(row.data()), static_cast<std::streamsize>(row.size()));
+    EXPECT_TRUE(file.good());
+  }
+  return example;
 }
 
 }  // namespace hadal

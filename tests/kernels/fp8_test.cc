@@ -228,7 +228,8 @@ TEST(Fp8, AnyBytesDecodeToFiniteValuesAlikeEverywhere) {
         KvExample source(example_layout(dtype, 128, 48, 64));
         source.fill_normal(3);
         const auto codec = make_codec(source.layout, format.name, CodecBackend::reference);
-        const auto block = with_random_cells(encode_whole(*codec, request_for(source, 64)), 5);
+        const auto block =
+            with_random_vectors(encode_whole(*codec, request_for(source, 64)), source.layout);
         expect_backends_agree(source, format.name, 64, block);
         decode_whole(*codec, block)->for_each([&](Side, std::byte* at, int, int, int, int) {
           EXPECT_LE(std::abs(KvExample::load(at, dtype)), 0x1.02p127f);
