@@ -53,7 +53,7 @@ struct EncodeResult {
 class Codec {
  public:
   // InvalidArgument names what the codec does not support: head_dims other than kHeadDims
-  // (rotation.h) for turboquant; any for raw.
+  // (rotation.h) for codecs that rotate, no multiple of 16 for FP8; any for raw.
   static absl::StatusOr<std::unique_ptr<const Codec>> create(
       const KvLayout& layout, const CodecSpec& spec, CodecBackend backend = CodecBackend::cpu);
   virtual ~Codec() = default;

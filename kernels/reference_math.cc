@@ -123,7 +123,7 @@ void inverse_hadamard(const Rotation& rotation, bool narrow, std::vector<int32_t
 }
 
 std::vector<float> load_vector(const EncodeRun& run, uint32_t token) {
-  std::vector<float> values(run.rotation->head_dim);
+  std::vector<float> values(run.head_dim);
   const std::byte* at = run.values + token * run.token_stride_bytes;
   for (float& value : values) {
     value = load(at, run.dtype);

@@ -7,6 +7,12 @@ VectorCodec vector_codec(CodecFamily family, CodecBackend backend) {
   switch (family) {
     case CodecFamily::turboquant_mse:
       return is_reference ? reference_vector_codec() : simd_vector_codec();
+    case CodecFamily::polar:
+      return reference_polar_codec();
+    case CodecFamily::fp8_e4m3:
+      return is_reference ? reference_e4m3_codec() : simd_e4m3_codec();
+    case CodecFamily::fp8_e5m2:
+      return is_reference ? reference_e5m2_codec() : simd_e5m2_codec();
     default:
       return {nullptr, nullptr};
   }

@@ -69,6 +69,11 @@ VectorCodec vector_codec(CodecFamily family, CodecBackend backend);
 
 VectorCodec reference_vector_codec();  // of TurboQuant-MSE
 VectorCodec simd_vector_codec();       // the same, for the best instruction set of this machine
+VectorCodec reference_e4m3_codec();    // of FP8, and so on
+VectorCodec reference_e5m2_codec();
+VectorCodec simd_e4m3_codec();
+VectorCodec simd_e5m2_codec();
+VectorCodec reference_polar_codec();
 
 // Families that need a Rotation, and so one of its head_dims.
 constexpr bool is_rotated(CodecFamily family) {

@@ -14,18 +14,13 @@
 #include "common/kv_layout.h"
 #include "kernels/host_device.h"
 #include "kernels/memory_access.h"
+#include "kernels/rotation.h"
 #include "kernels/value_conversion.h"
 #include "kernels/vector_codec.h"
 
 namespace hadal {
 
 inline constexpr int kWarpThreads = 32;
-
-// Order of the Hadamard matrix across runs: 4 m for a head_dim of m 2^k, m odd, and 1 for m = 1.
-constexpr int core_order(int head_dim) {
-  while (head_dim % 2 == 0) head_dim /= 2;
-  return head_dim == 1 ? 1 : 4 * head_dim;
-}
 
 // How the threads of a warp share vectors. A thread has the values of one word of a plane.
 template <int kHeadDim>
@@ -213,6 +208,15 @@ HADAL_HOST_DEVICE void narrow(Values<uint32_t, kCount>& y) {
   HADAL_UNROLL
   for (int i = 0; i < kCount; ++i) {
     y[i] = static_cast<uint32_t>(static_cast<int32_t>(static_cast<int16_t>(y[i])));
+  }
+}
+
+// Without the last `places` bits, as integers with a sign.
+template <int kCount>
+HADAL_HOST_DEVICE void drop_places(int places, Values<uint32_t, kCount>& y) {
+  HADAL_UNROLL
+  for (int i = 0; i < kCount; ++i) {
+    y[i] = static_cast<uint32_t>(static_cast<int32_t>(y[i]) >> places);
   }
 }
 

@@ -197,7 +197,7 @@ HADAL_HOST_DEVICE void decode_body(Executor& executor, DecodeShared<kHeadDim>& s
     prepare_decode(executor, shared, run, planes);
     for (; run.first_token < run.form->token_count;
          run.first_token += ThreadPlace<kHeadDim>::kVectors) {
-      if (planes <= kNarrowPlanesMax) {
+      if (planes <= narrow_planes_max(kHeadDim)) {
         decode_vectors<kHeadDim, true>(executor, shared, run);
       } else {
         decode_vectors<kHeadDim, false>(executor, shared, run);

@@ -264,13 +264,18 @@ HADAL_HOST_DEVICE void encode_vectors(Executor& executor, EncodeShared<kHeadDim>
       if (is_exact) stored = 0;
       store_aligned(run.encoded + group.norms + (vectors_before + token) * sizeof(stored), stored);
     }
-    const float scale = norm > 0 ? static_cast<float>(tables.input_scale) / norm : 0.0f;
+    const float length = static_cast<float>(tables.input_scale << tables.input_shift);
+    const float scale = norm > 0 ? length / norm : 0.0f;
     quantise(x[thread], scale, signs_of(rotation, place.part * kValues), y[thread]);
     butterflies<1, Share::kInner>(y[thread]);
   });
-  butterflies_across<kHeadDim, true>(executor, y);
+  constexpr bool kNarrow = narrow_bits_max(kHeadDim) == limits::kBitsMax;
+  butterflies_across<kHeadDim, kNarrow>(executor, y);
   if constexpr (Share::kCore > 1) {
     multiply_core<kHeadDim>(executor, shared.core, rotation.core_rows, y);
+  }
+  if constexpr (!kNarrow) {
+    executor.each([&](int thread) { drop_places(tables.input_shift, y[thread]); });
   }
   write_planes<kHeadDim>(executor, shared, run, y);
 }

@@ -19,10 +19,18 @@ bool with_head_dim(int head_dim, Work work) {
       return work(std::integral_constant<int, 112>()), true;
     case 128:
       return work(std::integral_constant<int, 128>()), true;
+    case 160:
+      return work(std::integral_constant<int, 160>()), true;
     case 192:
       return work(std::integral_constant<int, 192>()), true;
     case 256:
       return work(std::integral_constant<int, 256>()), true;
+    case 320:
+      return work(std::integral_constant<int, 320>()), true;
+    case 512:
+      return work(std::integral_constant<int, 512>()), true;
+    case 576:
+      return work(std::integral_constant<int, 576>()), true;
     default:
       return false;
   }

@@ -3,14 +3,13 @@
 #include <gtest/gtest.h>
 #include <hwy/targets.h>
 
-#include <fstream>
 #include <limits>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/codebook.h"
 #include "kernels/rotation.h"
-#include "tests/kernels/kv_example.h"
+#include "tests/kernels/backends.h"
 
 namespace hadal {
 namespace {
@@ -46,31 +45,6 @@ TEST(Codec, EveryHeadDimAndDTypeHasTheTheoreticalDistortionOnBothBackends) {
       }
     }
   }
-}
-
-// Values of every kind that a kernel can trip over; `kind` picks one.
-void fill_adversarial(KvExample& example, int kind) {
-  std::mt19937 random(kind);
-  std::normal_distribution<float> normal;
-  const float huge = example.layout.dtype == DType::f16 ? 4000.0f : 1e15f;
-  example.fill([&](Side, int, int token, int, int i) -> float {
-    switch (kind) {
-      case 0:
-        return 0;
-      case 1:
-        return 1.5f;
-      case 2:
-        return i == 3 ? huge : 0.0f;
-      case 3:
-        return token % 2 == 0 ? 1e-7f * normal(random) : normal(random);
-      case 4:
-        return normal(random) * huge / 8;
-      case 5:
-        return (i + token) % 2 == 0 ? 1.0f : -1.0f;
-      default:
-        return normal(random) + (i % 7 == 0 ? 20.0f : 0.0f);
-    }
-  });
 }
 
 // Same bytes from both encoders but for ties, and the same values from both decoders within one
@@ -312,24 +286,14 @@ TEST(Codec, KeyOffsetsCureALargeBias) {
 }
 
 TEST(Codec, RealKeysAndValuesStayNearTheory) {
-  KvLayout layout = example_layout(DType::f16, 64, 64, 64);
-  layout.layer_count = 1;
-  layout.kv_head_count = 3;
-  KvExample source(layout);
-  for (const char* side : {"k", "v"}) {
-    std::ifstream file(std::string(HADAL_KERNELS_DATA "/smollm2_layer00_") + side + ".f16",
-                       std::ios::binary);
-    auto& row = side[0] == 'k' ? source.keys[0] : source.values[0];
-    file.read(reinterpret_cast<char*>(row.data()), static_cast<std::streamsize>(row.size()));
-    ASSERT_TRUE(file.good());
-  }
-  const auto codec = make(layout, CodecSpec(), CodecBackend::cpu);
-  const auto block = encode_whole(*codec, request_for(source, 0));
-  KvExample decoded(layout);
+  const auto source = real_example();
+  const auto codec = make(source->layout, CodecSpec(), CodecBackend::cpu);
+  const auto block = encode_whole(*codec, request_for(*source, 0));
+  KvExample decoded(source->layout);
   ASSERT_TRUE(codec->decode(block, 0, kKey, decoded.pages()).ok());
-  EXPECT_LT(source.distortion(Side::key, decoded), 0.0027);
-  EXPECT_GT(source.distortion(Side::key, decoded), 0.0);
-  EXPECT_LT(source.distortion(Side::value, decoded), 0.0105);
+  EXPECT_LT(source->distortion(Side::key, decoded), 0.0027);
+  EXPECT_GT(source->distortion(Side::key, decoded), 0.0);
+  EXPECT_LT(source->distortion(Side::value, decoded), 0.0105);
 }
 
 TEST(Codec, NonFiniteValuesAnywhereAreReportedAndRawKeepsThem) {

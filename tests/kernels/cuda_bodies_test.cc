@@ -13,7 +13,6 @@
 namespace hadal::cuda {
 namespace {
 
-constexpr int kHeadDims[] = {64, 80, 96, 112, 128, 192, 256};
 constexpr DType kDTypes[] = {DType::f16, DType::bf16, DType::f32};
 
 TEST(LeafHash, IsXxh3OfEveryLength) {

@@ -35,6 +35,10 @@ constexpr GoldenCase kCases[] = {
     {"k8v8_f32_d256", "k8v8", DType::f32, 256, 256, 64},
     {"k7v6_bf16_d64", "k7v6", DType::bf16, 64, 96, 64},
     {"k1v1_f16_d128", "k1v1", DType::f16, 128, 64, 0},
+    {"e4m3_bf16_d128", "e4m3", DType::bf16, 128, 48, 0},
+    {"e5m2_f16_d64", "e5m2", DType::f16, 64, 64, 64},
+    {"polar_bf16_d128", "polar", DType::bf16, 128, 64, 0},
+    {"polar_f32_d80", "polar", DType::f32, 80, 112, 64},
     {"k5v4_layer1_k3v2_bf16_d64", "k5v4/1-1:k3v2", DType::bf16, 64, 64, 0},
     {"k5v3_f32_d320", "k5v3", DType::f32, 320, 160, 64},
     {"k5v8_bf16_d512", "k5v8", DType::bf16, 512, 64, 64},  // latent and rope of MLA

@@ -138,6 +138,31 @@ struct KvExample {
   }
 };
 
+// Values of every kind that a kernel can trip over; `kind` picks one of 7.
+inline void fill_adversarial(KvExample& example, int kind) {
+  std::mt19937 random(kind);
+  std::normal_distribution<float> normal;
+  const float huge = example.layout.dtype == DType::f16 ? 4000.0f : 1e15f;
+  example.fill([&](Side, int, int token, int, int i) -> float {
+    switch (kind) {
+      case 0:
+        return 0;
+      case 1:
+        return 1.5f;
+      case 2:
+        return i == 3 ? huge : 0.0f;
+      case 3:
+        return token % 2 == 0 ? 1e-7f * normal(random) : normal(random);
+      case 4:
+        return normal(random) * huge / 8;
+      case 5:
+        return (i + token) % 2 == 0 ? 1.0f : -1.0f;
+      default:
+        return normal(random) + (i % 7 == 0 ? 20.0f : 0.0f);
+    }
+  });
+}
+
 inline KvLayout example_layout(DType dtype, uint16_t key_head_dim, uint16_t value_head_dim,
                                uint32_t tokens) {
   KvLayout layout;
