@@ -9,7 +9,7 @@ sanitized_targets=(
   common_test kernels_test
   slab_allocator_test eviction_policy_test dram_store_test nvme_store_test
   client_test client_bad_blocks_test client_priority_test client_request_test client_staging_pool_test
-  message_codec_test block_protocol_test
+  message_codec_test block_protocol_test decode_fuzz_test
 )
 sanitized_dir="$build_dir/asan-ubsan"
 
@@ -38,7 +38,7 @@ sanitize() {
   # UBSan goes on after a finding unless told to stop.
   UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
     ctest --test-dir "$sanitized_dir" --output-on-failure --no-tests=error -j "$(nproc)" \
-    -L '^(common|kernels|storage|client|transport)$'
+    -L '^(common|kernels|fuzz|storage|client|transport)$'
 }
 
 run_tests() {
