@@ -15,7 +15,6 @@ namespace hadal {
 namespace {
 
 constexpr int kBatchTokens = 512;
-constexpr int32_t kGgmlTypeF16 = 1;
 
 absl::StatusOr<std::string> file_sha256(const std::string& path) {
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
@@ -60,7 +59,7 @@ uint32_t model_head_dim(const llama_model* model) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<LlamaEngine>> LlamaEngine::load(const std::string& model_path,
-                                                               uint32_t context_tokens) {
+                                                               const LlamaOptions& options) {
   absl::StatusOr<std::string> file_digest = file_sha256(model_path);
   if (!file_digest.ok()) return file_digest.status();
   llama_log_set(log_errors_only, nullptr);
@@ -74,7 +73,8 @@ absl::StatusOr<std::unique_ptr<LlamaEngine>> LlamaEngine::load(const std::string
                                                    "'; name a gguf file that it supports"));
   }
   llama_context_params params = llama_context_default_params();
-  params.n_ctx = context_tokens;
+  params.n_ctx = options.context_tokens;
+  params.type_k = params.type_v = options.cache_type;
   params.n_batch = kBatchTokens;
   params.n_ubatch = kBatchTokens;
   params.n_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
@@ -84,16 +84,18 @@ absl::StatusOr<std::unique_ptr<LlamaEngine>> LlamaEngine::load(const std::string
   engine->context_.reset(llama_init_from_model(engine->model_.get(), params));
   if (!engine->context_) {
     return absl::ResourceExhaustedError(absl::StrCat("llama.cpp cannot make a context of ",
-                                                     context_tokens, " tokens for '", model_path,
-                                                     "'; use a shorter document"));
+                                                     options.context_tokens, " tokens for '",
+                                                     model_path, "'; use a shorter document"));
   }
   const auto window = static_cast<size_t>(std::max(0, llama_model_n_swa(engine->model_.get())));
   engine->batch_tokens_ = window > 0 ? std::min<size_t>(kBatchTokens, window) : kBatchTokens;
   engine->vocabulary_ = llama_model_get_vocab(engine->model_.get());
   engine->vocabulary_size_ = static_cast<size_t>(llama_vocab_n_tokens(engine->vocabulary_));
   engine->head_dim_ = model_head_dim(engine->model_.get());
-  engine->fingerprint_ = absl::StrCat("gguf sha256 ", *file_digest, "; sequence state ",
-                                      LLAMA_STATE_SEQ_VERSION, "; f16; flash attention; full swa");
+  engine->fingerprint_ =
+      absl::StrCat("gguf sha256 ", *file_digest, "; sequence state ", LLAMA_STATE_SEQ_VERSION, "; ",
+                   ggml_type_name(options.cache_type), "; flash attention; full swa");
+  if (options.cache_type != GGML_TYPE_F16) return engine;
   absl::Status status = engine->learn_shape();
   if (!status.ok()) return status;
   return engine;
@@ -117,7 +119,7 @@ absl::Status LlamaEngine::learn_shape() {
           "the model's layers have KV rows of different width; such models are not supported yet");
     }
   }
-  if (blob_shape_.value_type() != kGgmlTypeF16 || first.key.row_bytes % (2 * head_dim_) != 0) {
+  if (blob_shape_.value_type() != GGML_TYPE_F16 || first.key.row_bytes % (2 * head_dim_) != 0) {
     return absl::FailedPreconditionError(
         absl::StrCat("KV rows of ", first.key.row_bytes, " bytes and ggml type ",
                      blob_shape_.value_type(), " are not f16 with head_dim ", head_dim_));

@@ -17,13 +17,20 @@ namespace hadal {
 
 using Tokens = std::vector<llama_token>;
 
+struct LlamaOptions {
+  uint32_t context_tokens = 4096;
+  // Of K and V in the engine's memory. Other types than f16 are to compare with: save, restore and
+  // layout are for f16.
+  ggml_type cache_type = GGML_TYPE_F16;
+};
+
 // One model and one sequence on llama.cpp: greedy, CPU, flash attention on. Not thread safe.
 class LlamaEngine {
  public:
   // NotFound or InvalidArgument name the file. FailedPrecondition where the model's KV cannot be
   // cut into blocks (recurrent state, layers of different width).
   static absl::StatusOr<std::unique_ptr<LlamaEngine>> load(const std::string& model_path,
-                                                           uint32_t context_tokens);
+                                                           const LlamaOptions& options);
 
   // The prompt as the model's chat template writes it, cut where the document ends.
   absl::StatusOr<std::pair<Tokens, Tokens>> tokenize(const std::string& document,

@@ -145,7 +145,7 @@ absl::StatusOr<json> ask(const Options& options) {
   }
   absl::StatusOr<std::string> document = read_file(options.document);
   if (!document.ok()) return document.status();
-  auto engine = hadal::LlamaEngine::load(options.model, options.context_tokens);
+  auto engine = hadal::LlamaEngine::load(options.model, {options.context_tokens});
   if (!engine.ok()) return engine.status();
   std::unique_ptr<hadal::PrefixCache> cache;
   if (!options.cache.nodes.empty()) {
@@ -207,7 +207,7 @@ absl::StatusOr<json> quality(const Options& options) {
     if (!parsed.ok()) return parsed.status();
     cases.push_back(*std::move(parsed));
   }
-  auto engine = hadal::LlamaEngine::load(options.model, options.context_tokens);
+  auto engine = hadal::LlamaEngine::load(options.model, {options.context_tokens});
   if (!engine.ok()) return engine.status();
   auto cache = hadal::PrefixCache::create(**engine, options.cache);
   if (!cache.ok()) return cache.status();

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "client/llama/block_pages.h"
 #include "common/checksum.h"
 
 namespace hadal {
@@ -93,26 +94,6 @@ std::vector<uint64_t> PrefixCache::digests(const Tokens& tokens) const {
   return all;
 }
 
-std::vector<PrefixCache::BlockPages> PrefixCache::block_pages(const SequenceBlob& shape,
-                                                              absl::Span<std::byte> blob) const {
-  std::vector<BlockPages> blocks;
-  const KvLayout layout = engine_.layout(config_.block_tokens);
-  for (uint32_t begin = 0; begin < shape.token_count(); begin += config_.block_tokens) {
-    BlockPages block;
-    block.token_count = std::min(config_.block_tokens, shape.token_count() - begin);
-    for (const BlobLayer& layer : shape.layers()) {
-      block.key_rows.push_back(blob.data() + layer.key.offset + begin * layer.key.row_bytes);
-      block.value_rows.push_back(blob.data() + layer.value.offset + begin * layer.value.row_bytes);
-    }
-    const size_t row_bytes = shape.layers().front().key.row_bytes;
-    const size_t head_bytes = layout.key_head_dim * dtype_bytes(layout.dtype);
-    block.pages.key = {block.key_rows, row_bytes, head_bytes};
-    block.pages.value = {block.value_rows, row_bytes, head_bytes};
-    blocks.push_back(std::move(block));  // moving a vector keeps its elements in place
-  }
-  return blocks;
-}
-
 absl::StatusOr<TransferReport> PrefixCache::put(const Tokens& tokens, absl::Span<std::byte> blob) {
   absl::StatusOr<SequenceBlob> shape = SequenceBlob::parse(blob);
   if (!shape.ok()) return shape.status();
@@ -132,7 +113,8 @@ absl::StatusOr<TransferReport> PrefixCache::put(const Tokens& tokens, absl::Span
   }
   const std::vector<EngineHash> chain = hashes(tokens);
   const std::vector<uint64_t> token_digests = digests(tokens);
-  const std::vector<BlockPages> blocks = block_pages(*shape, blob);
+  const std::vector<BlockPages> blocks =
+      block_pages(*shape, engine_.layout(config_.block_tokens), blob);
   std::vector<BlockPut> puts;
   for (size_t i = 0; i < blocks.size(); ++i) {
     BlockPut put = {chain[i]};
@@ -174,7 +156,8 @@ absl::StatusOr<std::vector<std::byte>> PrefixCache::get(const Tokens& tokens,
   const SequenceBlob shape = engine_.blob_shape().with_tokens(found_tokens);
   std::vector<std::byte> blob(shape.bytes());
   shape.write_frame(absl::MakeSpan(blob));
-  const std::vector<BlockPages> blocks = block_pages(shape, absl::MakeSpan(blob));
+  const std::vector<BlockPages> blocks =
+      block_pages(shape, engine_.layout(config_.block_tokens), absl::MakeSpan(blob));
   std::vector<BlockGet> gets;
   const std::vector<uint64_t> token_digests = digests(tokens);
   for (size_t i = 0; i < blocks.size(); ++i) {

@@ -51,14 +51,6 @@ class PrefixCache {
   // XXH3-64 of the token ids of each block.
   std::vector<uint64_t> digests(const Tokens& tokens) const;
 
-  // Pages of every block of a blob: the pointers that KvPages borrows, and how many tokens.
-  struct BlockPages {
-    std::vector<std::byte*> key_rows, value_rows;
-    KvPages pages;
-    uint32_t token_count = 0;
-  };
-  std::vector<BlockPages> block_pages(const SequenceBlob& shape, absl::Span<std::byte> blob) const;
-
   const LlamaEngine& engine_;
   PrefixCacheConfig config_;
   std::unique_ptr<Client> client_;

@@ -1,48 +1,24 @@
 #include "client/llama/quality.h"
 
-#include <algorithm>
-#include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/llama/distributions.h"
 
 namespace hadal {
 namespace {
 
-double log_sum_exp(absl::Span<const float> logits) {
-  const double top = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (float logit : logits) sum += std::exp(logit - top);
-  return top + std::log(sum);
-}
-
-double kl_divergence(absl::Span<const float> p, absl::Span<const float> q) {
-  const double p_norm = log_sum_exp(p);
-  const double q_norm = log_sum_exp(q);
-  double kl = 0;
-  for (size_t i = 0; i < p.size(); ++i) {
-    const double log_p = p[i] - p_norm;
-    kl += std::exp(log_p) * (log_p - (q[i] - q_norm));
+void compare(const Distributions& without, const Distributions& with, QualityReport& report) {
+  for (size_t row = 0; row < without.row_count(); ++row) {
+    const Divergence divergence = without.compare(row, with);
+    report.mean_kl += divergence.kl;
+    report.same_top_token += divergence.same_top_token;
   }
-  return kl;
-}
-
-size_t top(absl::Span<const float> logits) {
-  return static_cast<size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-}
-
-void compare(const std::vector<float>& without, const std::vector<float>& with, size_t vocabulary,
-             QualityReport& report) {
-  const size_t rows = without.size() / vocabulary;
-  for (size_t row = 0; row < rows; ++row) {
-    const auto p = absl::MakeConstSpan(without).subspan(row * vocabulary, vocabulary);
-    const auto q = absl::MakeConstSpan(with).subspan(row * vocabulary, vocabulary);
-    report.mean_kl += kl_divergence(p, q);
-    report.same_top_token += top(p) == top(q);
-  }
-  report.tokens += rows;
-  report.bit_identical = report.bit_identical && without.size() == with.size() &&
-                         std::memcmp(without.data(), with.data(), without.size() * 4) == 0;
+  report.tokens += without.row_count();
+  report.bit_identical =
+      report.bit_identical && std::memcmp(without.logits().data(), with.logits().data(),
+                                          without.logits().size() * sizeof(float)) == 0;
 }
 
 struct CaseTokens {
@@ -98,7 +74,9 @@ absl::Status measure_case(const Bench& bench, const CaseTokens& tokens, QualityR
   std::vector<float> with;
   status = engine.append(tokens.continued, &with);
   if (!status.ok()) return status;
-  compare(without, with, engine.vocabulary_size(), report);
+  const size_t vocabulary = engine.vocabulary_size();
+  compare(Distributions(std::move(without), vocabulary), Distributions(std::move(with), vocabulary),
+          report);
   report.raw_bytes += got.raw_bytes;
   report.encoded_bytes += got.encoded_bytes;
   return absl::OkStatus();
