@@ -1,0 +1,5 @@
+if(TARGET llama_engine)
+  add_executable(bench_quality bench_quality.cc quality_variant.cc)
+  target_link_libraries(bench_quality PRIVATE bench_report llama_engine)
+  set_target_properties(bench_quality PROPERTIES BUILD_RPATH ${HADAL_LLAMA_PREFIX}/lib)
+endif()
