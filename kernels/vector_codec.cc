@@ -7,6 +7,10 @@ VectorCodec vector_codec(CodecFamily family, CodecBackend backend) {
   switch (family) {
     case CodecFamily::turboquant_mse:
       return is_reference ? reference_vector_codec() : simd_vector_codec();
+    case CodecFamily::turboquant_prod:
+      return reference_prod_codec();
+    case CodecFamily::qjl:
+      return reference_qjl_codec();
     case CodecFamily::polar:
       return reference_polar_codec();
     case CodecFamily::fp8_e4m3:

@@ -12,6 +12,7 @@
 #include "common/limits.h"
 #include "kernels/codebook.h"
 #include "kernels/codec.h"
+#include "kernels/projection.h"
 #include "kernels/rotation.h"
 
 namespace hadal {
@@ -26,8 +27,9 @@ struct EncodeRun {
   uint32_t token_count = 0;
   uint32_t exact_token_count = 0;  // first tokens: scalars and words stay 0
   int head_dim = 0;
-  const Rotation* rotation = nullptr;  // empty for families that do not rotate
-  const CodeTables* tables = nullptr;  // null for families without a codebook
+  const Rotation* rotation = nullptr;      // empty for families that do not rotate
+  const CodeTables* tables = nullptr;      // null for families without a codebook
+  const Projection* projection = nullptr;  // null for families that do not project
   int plane_count = 0;
   // 16 bits each [token, PlaneVector::scalar_count] of plane 0; of the first the sign bit says that
   // the offset was removed.
@@ -47,6 +49,7 @@ struct DecodeRun {
   int head_dim = 0;
   const Rotation* rotation = nullptr;
   const CodeTables* tables = nullptr;
+  const Projection* projection = nullptr;
   int plane_count = 0;  // planes present: perhaps fewer than were encoded
   const uint16_t* norms = nullptr;
   const uint16_t* residual_norms = nullptr;  // null where the plane that has them is not present
@@ -74,11 +77,18 @@ VectorCodec reference_e5m2_codec();
 VectorCodec simd_e4m3_codec();
 VectorCodec simd_e5m2_codec();
 VectorCodec reference_polar_codec();
+VectorCodec reference_prod_codec();
+VectorCodec reference_qjl_codec();
 
 // Families that need a Rotation, and so one of its head_dims.
 constexpr bool is_rotated(CodecFamily family) {
   return family != CodecFamily::raw && family != CodecFamily::fp8_e4m3 &&
          family != CodecFamily::fp8_e5m2;
+}
+
+// Families with signs of projected values.
+constexpr bool is_projected(CodecFamily family) {
+  return family == CodecFamily::turboquant_prod || family == CodecFamily::qjl;
 }
 
 // Of the codebook that a side with so many planes uses; 0 for none.
