@@ -57,14 +57,14 @@ std::vector<int32_t> read_signs(const DecodeRun& run, uint32_t token) {
   return sums;
 }
 
-// Of a vector whose residual, or for QJL itself, has this length: what the signs say of it.
+// Of signs that have this scale: what they say of the vector.
 //
 // No sum of the rotation is more than sqrt(d) times the length of P^T s, and that is sqrt(d) times
 // P's largest stretch at most: below d^2 times 4096 of a Gaussian P, which 31 bits hold.
-std::vector<float> read_correction(const DecodeRun& run, uint32_t token, float length) {
+std::vector<float> read_correction(const DecodeRun& run, uint32_t token, float scale) {
   std::vector<int32_t> correction = read_signs(run, token);
   reference::inverse_hadamard(*run.rotation, false, correction);
-  return reference::scaled(*run.rotation, length * run.projection->scale, correction);
+  return reference::scaled(*run.rotation, scale, correction);
 }
 
 float length_of(uint16_t scalar) {
@@ -97,24 +97,24 @@ bool encode_prod_run(const EncodeRun& run) {
 }
 
 // The norm is not matched, which would bend what the correction makes straight.
-void decode_prod_vector(const DecodeRun& run, uint32_t token) {
+void decode_prod_vector(const DecodeRun& run, const ProductUnits& units, uint32_t token) {
   const CodeTables& tables = *run.tables;
   std::vector<int32_t> centroids = reference::read_centroids(run, token, tables.bits);
   reference::inverse_hadamard(*run.rotation, tables.bits <= narrow_planes_max(run.head_dim),
                               centroids);
-  const int unit = tables.centroid_scales[tables.bits - 1] * run.head_dim;
-  const float scale = length_of(run.norms[token]) / static_cast<float>(unit);
-  std::vector<float> values = reference::scaled(*run.rotation, scale, centroids);
+  std::vector<float> values =
+      reference::scaled(*run.rotation, length_of(run.norms[token]) * units.centroids, centroids);
   const std::vector<float> correction =
-      read_correction(run, token, length_of(run.residual_norms[token]));
+      read_correction(run, token, length_of(run.residual_norms[token]) * units.signs);
   for (int i = 0; i < run.head_dim; ++i) values[i] += correction[i];
   reference::store_vector(run, token, values);
 }
 
 void decode_prod_run(const DecodeRun& run) {
   if (run.residual_norms == nullptr) return reference_vector_codec().decode(run);
+  const ProductUnits units = product_units(*run.projection, run.tables);
   for (uint32_t token = run.exact_token_count; token < run.token_count; ++token)
-    decode_prod_vector(run, token);
+    decode_prod_vector(run, units, token);
 }
 
 bool encode_qjl_vector(const EncodeRun& run, uint32_t token, std::vector<float>& values) {
@@ -131,8 +131,10 @@ bool encode_qjl_run(const EncodeRun& run) {
 }
 
 void decode_qjl_run(const DecodeRun& run) {
+  const ProductUnits units = product_units(*run.projection, nullptr);
   for (uint32_t token = run.exact_token_count; token < run.token_count; ++token) {
-    reference::store_vector(run, token, read_correction(run, token, length_of(run.norms[token])));
+    const float scale = length_of(run.norms[token]) * units.signs;
+    reference::store_vector(run, token, read_correction(run, token, scale));
   }
 }
 

@@ -40,14 +40,6 @@ std::vector<int16_t> gaussian_matrix(int head_dim, uint64_t seed) {
   return matrix;
 }
 
-// Mean magnitude of a coordinate of a uniform unit vector, whose number of values is even: 2 / pi
-// of two, and of n + 2 values n / (n + 1) times that of n.
-double mean_coordinate(int head_dim) {
-  double mean = M_2_PI;
-  for (int n = 2; n < head_dim; n += 2) mean *= static_cast<double>(n) / (n + 1);
-  return mean;
-}
-
 }  // namespace
 
 absl::StatusOr<Projection> Projection::create(int head_dim, uint64_t rotation_seed,
@@ -58,15 +50,24 @@ absl::StatusOr<Projection> Projection::create(int head_dim, uint64_t rotation_se
   if (!rotation.ok()) return rotation.status();
   Projection projection;
   projection.head_dim = head_dim;
-  const double squared = static_cast<double>(head_dim) * head_dim;
   if (is_gaussian) {
     projection.gaussian = gaussian_matrix(head_dim, seed);
-    projection.scale = static_cast<float>(std::sqrt(M_PI_2 * head_dim) / (squared * kGaussianOne));
   } else {
     projection.rotation = *std::move(rotation);
-    projection.scale = static_cast<float>(1 / (squared * mean_coordinate(head_dim)));
   }
   return projection;
+}
+
+ProductUnits product_units(const Projection& projection, const CodeTables* tables) {
+  const double head_dim = projection.head_dim;
+  const double one = projection.is_gaussian() ? kGaussianOne : 1;
+  ProductUnits units;
+  units.signs = static_cast<float>(std::sqrt(M_PI_2 / head_dim) / (head_dim * one));
+  if (tables != nullptr) {
+    const double scale = tables->centroid_scales[tables->bits - 1];
+    units.centroids = static_cast<float>(1 / (scale * head_dim));
+  }
+  return units;
 }
 
 float residual_length(const CodeTables& tables, int head_dim) {

@@ -23,10 +23,6 @@ struct Projection {
   Rotation rotation;
   // Else N(0, 1) times kGaussianOne, rows first; empty where P is orthogonal.
   std::vector<int16_t> gaussian;
-  // Of R^T P^T s, with R the codec's rotation and s the signs, for a vector of length 1. With P
-  // orthogonal it is free of bias where P's rows are uniform on the sphere: 1 / (4 d) less than
-  // sqrt(pi / 2) / (d sqrt(d)), which Gaussian ones have.
-  float scale = 0;
 
   bool is_gaussian() const { return !gaussian.empty(); }
 
@@ -39,11 +35,21 @@ struct Projection {
 // this long: so any bytes decode to finite values.
 inline constexpr float kProjectedLengthMax = 0x1.0p66f;
 
+// What turns a decoder's integers into a vector, or into inner products: `centroids` times the norm
+// those of R^T z, with R the codec's rotation and z the centroids, `signs` times the residual's
+// length, or QJL's norm, those of R^T P^T s, with s the signs. Of QJL, whose tables are null,
+// `centroids` is 0.
+struct ProductUnits {
+  float centroids = 0;
+  float signs = 0;
+};
+ProductUnits product_units(const Projection& projection, const CodeTables* tables);
+
 // What TurboQuant-prod projects: a rotated coordinate less its centroid, all bits read, in units of
 // 1 / (input_scale * centroid_scale) of the coordinate's deviation. `rotated` is what the encoder
 // has before it cuts input_shift places off.
 //
-// Residuals are no longer than the vector of max(|coordinate|, 0.8), so below 1.28 * 32767 *
+// Residuals are no longer than the vector of max(|coordinate|, 0.81), so below 1.28 * 32767 *
 // centroid_scale, and sqrt(d) times that, which bounds any sum of a rotation, below 2^30.
 constexpr int32_t residual_of(const CodeTables& tables, int32_t rotated, int32_t centroid) {
   const int shift = tables.input_shift;
