@@ -1,6 +1,5 @@
 // TurboQuant-prod and QJL in plain loops, one vector at a time.
 
-#include <algorithm>
 #include <cmath>
 
 #include "kernels/projection.h"
@@ -67,11 +66,6 @@ std::vector<float> read_correction(const DecodeRun& run, uint32_t token, float s
   return reference::scaled(*run.rotation, scale, correction);
 }
 
-float length_of(uint16_t scalar) {
-  const uint16_t most = reference::bf16_of(kProjectedLengthMax);
-  return reference::bf16_value(std::min<uint16_t>(scalar & 0x7fffu, most));
-}
-
 // arXiv 2504.19874, algorithm 2, with the residual taken where it is rotated.
 bool encode_prod_vector(const EncodeRun& run, uint32_t token, std::vector<float>& values) {
   const float norm = reference::write_norm(run, token, values);
@@ -102,10 +96,10 @@ void decode_prod_vector(const DecodeRun& run, const ProductUnits& units, uint32_
   std::vector<int32_t> centroids = reference::read_centroids(run, token, tables.bits);
   reference::inverse_hadamard(*run.rotation, tables.bits <= narrow_planes_max(run.head_dim),
                               centroids);
-  std::vector<float> values =
-      reference::scaled(*run.rotation, length_of(run.norms[token]) * units.centroids, centroids);
+  std::vector<float> values = reference::scaled(
+      *run.rotation, reference::length_of(run.norms[token]) * units.centroids, centroids);
   const std::vector<float> correction =
-      read_correction(run, token, length_of(run.residual_norms[token]) * units.signs);
+      read_correction(run, token, reference::length_of(run.residual_norms[token]) * units.signs);
   for (int i = 0; i < run.head_dim; ++i) values[i] += correction[i];
   reference::store_vector(run, token, values);
 }
@@ -133,7 +127,7 @@ bool encode_qjl_run(const EncodeRun& run) {
 void decode_qjl_run(const DecodeRun& run) {
   const ProductUnits units = product_units(*run.projection, nullptr);
   for (uint32_t token = run.exact_token_count; token < run.token_count; ++token) {
-    const float scale = length_of(run.norms[token]) * units.signs;
+    const float scale = reference::length_of(run.norms[token]) * units.signs;
     reference::store_vector(run, token, read_correction(run, token, scale));
   }
 }

@@ -101,6 +101,10 @@ void store(std::byte* at, float value, DType dtype) {
 float bf16_value(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
 uint16_t bf16_of(float value) { return bf16_from_bits(std::bit_cast<uint32_t>(value)); }
 
+float length_of(uint16_t scalar) {
+  return bf16_value(std::min<uint16_t>(scalar & 0x7fffu, bf16_of(kProjectedLengthMax)));
+}
+
 float squared_length(const std::vector<float>& values) {
   const int runs = static_cast<int>(values.size()) / 16;
   const auto sum = [&](int residue) { return sum_runs(values.data(), runs, residue); };

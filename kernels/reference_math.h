@@ -19,6 +19,9 @@ void store(std::byte* at, float value, DType dtype);
 float bf16_value(uint16_t bits);
 uint16_t bf16_of(float value);
 
+// A norm, without its flag, or the length of a residual; at most kProjectedLengthMax.
+float length_of(uint16_t scalar);
+
 // In an order that suits registers of 4 to 16 floats and GPU threads of 16 or 32 values each: all
 // backends add the same pairs, so that they round alike.
 float squared_length(const std::vector<float>& values);
