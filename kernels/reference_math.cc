@@ -216,22 +216,26 @@ std::vector<int32_t> read_centroids(const DecodeRun& run, uint32_t token, int pl
   return values;
 }
 
-bool encode_tokens(const EncodeRun& run, EncodeVector encode_vector) {
-  if (run.offsets != nullptr) write_mean_key(run);
+bool encode_exact_tokens(const EncodeRun& run) {
   const size_t word_bytes = run.head_dim / 8;
   bool finite = true;
-  for (uint32_t token = 0; token < run.token_count; ++token) {
-    std::vector<float> values = load_vector(run, token);
-    if (token >= run.exact_token_count) {
-      finite = encode_vector(run, token, values) && finite;
-      continue;
-    }
-    for (float value : values) finite = finite && std::isfinite(value);
+  for (uint32_t token = 0; token < run.exact_token_count; ++token) {
+    for (const float value : load_vector(run, token)) finite = finite && std::isfinite(value);
     run.norms[token] = 0;
     if (run.residual_norms != nullptr) run.residual_norms[token] = 0;
     for (int plane = 0; plane < run.plane_count; ++plane) {
       std::memset(run.planes[plane] + token * word_bytes, 0, word_bytes);
     }
+  }
+  return finite;
+}
+
+bool encode_tokens(const EncodeRun& run, EncodeVector encode_vector) {
+  if (run.offsets != nullptr) write_mean_key(run);
+  bool finite = encode_exact_tokens(run);
+  for (uint32_t token = run.exact_token_count; token < run.token_count; ++token) {
+    std::vector<float> values = load_vector(run, token);
+    finite = encode_vector(run, token, values) && finite;
   }
   return finite;
 }

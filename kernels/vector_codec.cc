@@ -8,9 +8,9 @@ VectorCodec vector_codec(CodecFamily family, CodecBackend backend) {
     case CodecFamily::turboquant_mse:
       return is_reference ? reference_vector_codec() : simd_vector_codec();
     case CodecFamily::turboquant_prod:
-      return reference_prod_codec();
+      return is_reference ? reference_prod_codec() : simd_prod_codec();
     case CodecFamily::qjl:
-      return reference_qjl_codec();
+      return is_reference ? reference_qjl_codec() : simd_qjl_codec();
     case CodecFamily::polar:
       return reference_polar_codec();
     case CodecFamily::fp8_e4m3:

@@ -79,6 +79,8 @@ VectorCodec simd_e5m2_codec();
 VectorCodec reference_polar_codec();
 VectorCodec reference_prod_codec();
 VectorCodec reference_qjl_codec();
+VectorCodec simd_prod_codec();
+VectorCodec simd_qjl_codec();
 
 // Families that need a Rotation, and so one of its head_dims.
 constexpr bool is_rotated(CodecFamily family) {
