@@ -44,6 +44,6 @@ void decode_run(const DecodeRun& run) {
 
 }  // namespace
 
-VectorCodec reference_vector_codec() { return {encode_run, decode_run}; }
+VectorCodec reference_vector_codec() { return {encode_run, decode_run, reference_score_run}; }
 
 }  // namespace hadal

@@ -1,7 +1,6 @@
 #include "kernels/direct_product.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/plan_codec.h"
@@ -40,58 +39,6 @@ double product(absl::Span<const float> query, const std::byte* values, DType dty
   return sum;
 }
 
-struct CentroidSums {
-  double product = 0;  // with the rotated query
-  int64_t squares = 0;
-};
-CentroidSums centroid_sums(const DecodeRun& run, uint32_t token, int planes, const float* query) {
-  const auto& centroids = run.tables->centroids[planes - 1];
-  const int octets = run.head_dim / 8;
-  CentroidSums sums;
-  for (int octet = 0; octet < octets; ++octet) {
-    uint32_t indices[8] = {};
-    for (int plane = 0; plane < planes; ++plane) {
-      const auto word = static_cast<uint32_t>(run.planes[plane][token * octets + octet]);
-      for (int k = 0; k < 8; ++k) indices[k] = indices[k] * 2 + (word >> k & 1u);
-    }
-    for (int k = 0; k < 8; ++k) {
-      const int32_t centroid = centroids[indices[k]];
-      sums.product += double{query[8 * octet + k]} * centroid;
-      sums.squares += int64_t{centroid} * centroid;
-    }
-  }
-  return sums;
-}
-
-// Of the last plane's signs with the projected query.
-double sign_sum(const DecodeRun& run, uint32_t token, const float* query) {
-  const std::byte* words = run.planes[run.plane_count - 1] + token * (run.head_dim / 8);
-  double sum = 0;
-  for (int i = 0; i < run.head_dim; ++i) {
-    sum += reference::read_bit(words, i) ? double{query[i]} : -double{query[i]};
-  }
-  return sum;
-}
-
-// A vector's product with the query, but for the offset.
-double vector_product(const DecodeRun& run, uint32_t token, const float* rotated,
-                      const float* projected) {
-  const double norm = reference::length_of(run.norms[token]);
-  if (run.tables == nullptr) {  // QJL
-    return norm * product_units(*run.projection, nullptr).signs * sign_sum(run, token, projected);
-  }
-  const bool corrected = run.residual_norms != nullptr;
-  const int planes = corrected ? run.tables->bits : run.plane_count;
-  const CentroidSums sums = centroid_sums(run, token, planes, rotated);
-  if (!corrected) {
-    return norm * sums.product / std::sqrt(static_cast<double>(sums.squares) * run.head_dim);
-  }
-  const ProductUnits units = product_units(*run.projection, run.tables);
-  return norm * units.centroids * sums.product + reference::length_of(run.residual_norms[token]) *
-                                                     double{units.signs} *
-                                                     sign_sum(run, token, projected);
-}
-
 int group_of(const BlockPlan& plan, int layer) {
   int group = 0;
   while (layer >= plan.group_end(group)) ++group;
@@ -126,8 +73,8 @@ absl::Status check(const PlanCodec& codec, const EncodedBlock& block, const RunI
 
 absl::StatusOr<DirectQuery> DirectQuery::create(const Codec& codec, absl::Span<const float> query) {
   const CodecFamily family = codec.spec().family;
-  if (family != CodecFamily::raw && family != CodecFamily::turboquant_mse &&
-      !is_projected(family)) {
+  const PlanCodec& self = implementation(codec);
+  if (family != CodecFamily::raw && self.vectors().score == nullptr) {
     return absl::UnimplementedError(
         absl::StrCat("codec ", codec.spec().name(),
                      " has no direct products; use raw, kAvB, kAvB-prod or qjl, or decode"));
@@ -143,7 +90,6 @@ absl::StatusOr<DirectQuery> DirectQuery::create(const Codec& codec, absl::Span<c
   }
   DirectQuery made(codec);
   made.query_.assign(query.begin(), query.end());
-  const PlanCodec& self = implementation(codec);
   if (is_rotated(family)) made.rotated_ = rotated(self.rotation(Side::key), made.query_);
   if (is_projected(family)) {
     made.projected_ = projected(*self.projection(Side::key), made.rotated_);
@@ -181,15 +127,17 @@ absl::Status DirectQuery::scores(const EncodedBlock& block, int layer, int head,
   dense_scores(keys.exact_values(index), header.exact_token_count);
   const int planes =
       std::min<int>(plan->plane_count(Side::key, index.group), block.precision().key_planes);
-  const auto run = encoded_run<DecodeRun>(self, keys, index, planes);
-  double offset = 0;
-  if (run.offsets != nullptr) {
-    offset = product(query_, reinterpret_cast<const std::byte*>(run.offsets), DType::bf16);
-  }
+  ScoreRun run;
+  run.vectors = encoded_run<DecodeRun>(self, keys, index, planes);
+  run.rotated = rotated_.data();
+  run.projected = projected_.data();
+  run.scores = scores.data();
+  self.vectors().score(run);
+  if (run.vectors.offsets == nullptr) return absl::OkStatus();
+  const auto offset = static_cast<float>(
+      product(query_, reinterpret_cast<const std::byte*>(run.vectors.offsets), DType::bf16));
   for (uint32_t token = header.exact_token_count; token < header.token_count; ++token) {
-    const bool has_offset = (run.norms[token] & kNormOffsetFlag) != 0;
-    scores[token] = static_cast<float>(
-        vector_product(run, token, rotated_.data(), projected_.data()) + (has_offset ? offset : 0));
+    if ((run.vectors.norms[token] & kNormOffsetFlag) != 0) scores[token] += offset;
   }
   return absl::OkStatus();
 }

@@ -208,29 +208,17 @@ class ColumnDecoder {
   }
 
  private:
-  void read_bits(int plane, uint32_t token) {
-    bits_.read(run_.planes[plane], run_.head_dim, token, run_.token_count);
-  }
-
-  VF lengths(const uint16_t* scalars, uint32_t token, float unit) const {
-    alignas(64) float of_lanes[kLanes];
-    for (uint32_t t = 0; t < kLanes; ++t) {
-      const uint32_t from = std::min(token + t, run_.token_count - 1);
-      of_lanes[t] = reference::length_of(scalars[from]) * unit;
-    }
-    return hn::Load(F32(), of_lanes);
-  }
-
   void read_signs(uint32_t token) {
     const F32 d;
-    read_bits(run_.plane_count - 1, token);
+    bits_.read(run_, run_.plane_count - 1, token);
     for (int i = 0; i < run_.head_dim; ++i) {
       integers_[i] = hn::IfThenElse(bits_.get(i), hn::Set(I32(), 1), hn::Set(I32(), -1));
     }
     rotate_columns_back(integers_, run_.projection->rotation, false);
     rotate_columns_back(integers_, *run_.rotation, false);
     const uint16_t* scalars = run_.tables != nullptr ? run_.residual_norms : run_.norms;
-    const VF scale = lengths(scalars, token, units_.signs);
+    const VF scale =
+        hn::Mul(lengths_of(scalars, token, run_.token_count), hn::Set(d, units_.signs));
     for (int i = 0; i < run_.head_dim; ++i) {
       values_[i] = hn::Mul(hn::ConvertTo(d, integers_[i]), scale);
     }
@@ -239,17 +227,11 @@ class ColumnDecoder {
   void add_centroids(uint32_t token) {
     const F32 d;
     const int bits = run_.tables->bits;
-    for (int i = 0; i < run_.head_dim; ++i) integers_[i] = hn::Zero(I32());
-    for (int plane = 0; plane < bits; ++plane) {
-      read_bits(plane, token);
-      for (int i = 0; i < run_.head_dim; ++i) {
-        const V32 bit = hn::IfThenElseZero(bits_.get(i), hn::Set(I32(), 1));
-        integers_[i] = hn::Add(hn::Add(integers_[i], integers_[i]), bit);
-      }
-    }
+    bits_.read_indices(run_, bits, token, integers_);
     for (int i = 0; i < run_.head_dim; ++i) integers_[i] = centroids_[integers_[i]];
     rotate_columns_back(integers_, *run_.rotation, bits <= narrow_planes_max(run_.head_dim));
-    const VF scale = lengths(run_.norms, token, units_.centroids);
+    const VF scale =
+        hn::Mul(lengths_of(run_.norms, token, run_.token_count), hn::Set(d, units_.centroids));
     for (int i = 0; i < run_.head_dim; ++i) {
       values_[i] = hn::Add(hn::Mul(hn::ConvertTo(d, integers_[i]), scale), values_[i]);
     }
@@ -319,11 +301,13 @@ VectorCodec simd_prod_codec() {
           [](const DecodeRun& run) {
             if (run.residual_norms == nullptr) return simd_vector_codec().decode(run);
             decode_projected(run, reference_prod_codec().decode);
-          }};
+          },
+          simd_score_run};
 }
 VectorCodec simd_qjl_codec() {
   return {[](const EncodeRun& run) { return encode_projected(run, reference_qjl_codec().encode); },
-          [](const DecodeRun& run) { decode_projected(run, reference_qjl_codec().decode); }};
+          [](const DecodeRun& run) { decode_projected(run, reference_qjl_codec().decode); },
+          simd_score_run};
 }
 
 }  // namespace hadal

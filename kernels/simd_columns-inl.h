@@ -2,7 +2,7 @@
 // A rotation is additions of registers, and the same code serves every width and head_dim. What it
 // costs are transposes where values and words are read and written.
 //
-// Compiled once for every instruction set, by prod_simd.cc alone.
+// Compiled once for every instruction set, by prod_simd.cc and by score_simd.cc.
 
 #if defined(HADAL_KERNELS_SIMD_COLUMNS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef HADAL_KERNELS_SIMD_COLUMNS_INL_H_
@@ -11,6 +11,7 @@
 #define HADAL_KERNELS_SIMD_COLUMNS_INL_H_
 #endif
 
+#include "kernels/reference_math.h"
 #include "kernels/rotation.h"
 #include "kernels/simd_rotation-inl.h"
 
@@ -161,7 +162,7 @@ HWY_INLINE V32 with_sign(V32 x, int16_t sign) {
 }
 
 // (C (x) W) S x.
-HWY_NOINLINE void rotate_columns(V32* HWY_RESTRICT x, const Rotation& rotation) {
+inline void rotate_columns(V32* HWY_RESTRICT x, const Rotation& rotation) {
   for (int i = 0; i < rotation.head_dim; ++i) x[i] = with_sign(x[i], rotation.signs[i]);
   all_strides_but_last(x, rotation);
   if (kLastStride < rotation.inner) one_stride(x, rotation.head_dim, kLastStride);
@@ -169,7 +170,7 @@ HWY_NOINLINE void rotate_columns(V32* HWY_RESTRICT x, const Rotation& rotation) 
 }
 
 // S (C (x) W)^T x; narrow as reference::inverse_hadamard().
-HWY_NOINLINE void rotate_columns_back(V32* HWY_RESTRICT x, const Rotation& rotation, bool narrow) {
+inline void rotate_columns_back(V32* HWY_RESTRICT x, const Rotation& rotation, bool narrow) {
   core_of_columns<true>(x, rotation);
   all_strides_but_last(x, rotation);
   for (int i = 0; i < rotation.head_dim && narrow; ++i) {
@@ -215,18 +216,31 @@ class ColumnBits {
       }
     }
   }
-  void read(const std::byte* words, int head_dim, uint32_t token, uint32_t token_count) {
-    for (int octet = 0; octet < head_dim / 8; ++octet) {
+  void read(const DecodeRun& run, int plane, uint32_t token) {
+    const std::byte* const words = run.planes[plane];
+    const int octets = run.head_dim / 8;
+    for (int octet = 0; octet < octets; ++octet) {
       for (int part = 0; part < kMaskBytes; ++part) {
         uint64_t bits = 0;
         for (uint32_t t = 0; t < kPartLanes; ++t) {
-          const uint32_t from = std::min(token + 8 * part + t, token_count - 1);
-          bits |= static_cast<uint64_t>(words[from * (head_dim / 8) + octet]) << (8 * t);
+          const uint32_t from = std::min(token + 8 * part + t, run.token_count - 1);
+          bits |= static_cast<uint64_t>(words[from * octets + octet]) << (8 * t);
         }
         bits = transposed_bits(bits);
         for (int k = 0; k < 8; ++k) {
           masks_[kMaskBytes * (8 * octet + k) + part] = static_cast<uint8_t>(bits >> (8 * k));
         }
+      }
+    }
+  }
+  // What the first planes say of every value.
+  void read_indices(const DecodeRun& run, int planes, uint32_t token, V32* HWY_RESTRICT indices) {
+    for (int i = 0; i < run.head_dim; ++i) indices[i] = hn::Zero(I32());
+    for (int plane = 0; plane < planes; ++plane) {
+      read(run, plane, token);
+      for (int i = 0; i < run.head_dim; ++i) {
+        const V32 bit = hn::IfThenElseZero(get(i), hn::Set(I32(), 1));
+        indices[i] = hn::Add(hn::Add(indices[i], indices[i]), bit);
       }
     }
   }
@@ -236,6 +250,15 @@ class ColumnBits {
   static constexpr uint32_t kPartLanes = std::min(kLanes, 8);
   uint8_t masks_[kMaskBytes * kColumnsMax + 8] = {};  // loads may reach 8 bytes
 };
+
+// Norms, or the lengths of residuals.
+HWY_INLINE VF lengths_of(const uint16_t* scalars, uint32_t token, uint32_t token_count) {
+  alignas(64) float lengths[kLanes];
+  for (uint32_t t = 0; t < kLanes; ++t) {
+    lengths[t] = reference::length_of(scalars[std::min(token + t, token_count - 1)]);
+  }
+  return hn::Load(F32(), lengths);
+}
 
 // A table of words, by the lanes of an index.
 class ColumnTable {

@@ -18,7 +18,7 @@ VectorCodec vector_codec(CodecFamily family, CodecBackend backend) {
     case CodecFamily::fp8_e5m2:
       return is_reference ? reference_e5m2_codec() : simd_e5m2_codec();
     default:
-      return {nullptr, nullptr};
+      return {};
   }
 }
 

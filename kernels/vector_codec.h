@@ -57,14 +57,24 @@ struct DecodeRun {
   std::array<const std::byte*, limits::kBitsMax> planes = {};
 };
 
+// Inner products of a query with a run's vectors, those of exact tokens left out, before offsets.
+struct ScoreRun {
+  DecodeRun vectors;                 // which are not decoded: without values
+  const float* rotated = nullptr;    // R q
+  const float* projected = nullptr;  // P R q; null for families that do not project
+  float* scores = nullptr;           // of token 0
+};
+
 // False where a value, or the length of a vector, is NaN or infinite; then what was written is
 // rubbish.
 using EncodeRunFunction = bool (*)(const EncodeRun&);
 using DecodeRunFunction = void (*)(const DecodeRun&);
+using ScoreRunFunction = void (*)(const ScoreRun&);
 
 struct VectorCodec {
-  EncodeRunFunction encode;
-  DecodeRunFunction decode;
+  EncodeRunFunction encode = nullptr;
+  DecodeRunFunction decode = nullptr;
+  ScoreRunFunction score = nullptr;  // null for families that have to be decoded
 };
 
 // Null functions where this build has none.
@@ -81,6 +91,8 @@ VectorCodec reference_prod_codec();
 VectorCodec reference_qjl_codec();
 VectorCodec simd_prod_codec();
 VectorCodec simd_qjl_codec();
+void reference_score_run(const ScoreRun& run);  // of TurboQuant-MSE, TurboQuant-prod and QJL
+void simd_score_run(const ScoreRun& run);
 
 // Families that need a Rotation, and so one of its head_dims.
 constexpr bool is_rotated(CodecFamily family) {

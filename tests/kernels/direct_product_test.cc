@@ -89,12 +89,14 @@ TEST(DirectProduct, OfBlocksThatLackPlanes) {
   for (const char* name :
        {"k4v4-prod", "k5v2-prodg", "k5v4", "k4v3-prod/0-0:k6v5/3-3:k3v2", "k2v4/2-3:k8v1"}) {
     const auto codec = make_codec(layout, name, CodecBackend::cpu);
+    const auto reference = make_codec(layout, name, CodecBackend::reference);
     const auto block = encode_whole(*codec, request_for(source, 0));
     const BlockExtents extents = block_extents(*EncodedBlock::parse(block, 0));
     for (size_t dropped = 0; dropped < extents.prefix_bytes.size(); ++dropped) {
       SCOPED_TRACE(absl::StrCat(name, " ", dropped));
       const auto prefix = absl::MakeConstSpan(block).subspan(0, extents.prefix_bytes[dropped]);
       expect_products_of_decoded_keys(*codec, prefix, static_cast<int>(dropped), 2e-6);
+      expect_products_of_decoded_keys(*reference, prefix, static_cast<int>(dropped), 2e-6);
     }
   }
 }
