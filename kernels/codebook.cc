@@ -106,6 +106,10 @@ const Codebook& codebook(int bits) {
   return books[bits - 1];
 }
 
+int encoded_deviation(int head_dim) {
+  return static_cast<int>((INT16_MAX - head_dim / 2.0) / std::sqrt(head_dim));
+}
+
 void CodeTables::make_bins() {
   std::vector<int> sorted(thresholds.begin() + 1, thresholds.begin() + (1 << bits));
   std::sort(sorted.begin(), sorted.end());
@@ -127,7 +131,7 @@ CodeTables CodeTables::make(int bits, int head_dim) {
   const Codebook& book = codebook(bits);
   CodeTables tables;
   tables.bits = bits;
-  tables.input_scale = static_cast<int>((INT16_MAX - head_dim / 2.0) / std::sqrt(head_dim));
+  tables.input_scale = encoded_deviation(head_dim);
   tables.input_shift = bits <= narrow_bits_max(head_dim) ? 0 : kWideShift;
   const int narrow_scale = static_cast<int>(INT16_MAX / (kLengtheningMax * head_dim));
   for (int i = 1; i < (1 << bits); ++i) {
@@ -138,6 +142,7 @@ CodeTables CodeTables::make(int bits, int head_dim) {
     const double largest = book.centroids[planes - 1][(1 << planes) - 1];
     const int wide_scale = static_cast<int>((std::sqrt(INT32_MAX / head_dim) - 1) / largest);
     const int scale = planes <= narrow_planes_max(head_dim) ? narrow_scale : wide_scale;
+    tables.centroid_scales[planes - 1] = scale;
     for (int i = 0; i < (1 << planes); ++i) {
       tables.centroids[planes - 1][i] =
           static_cast<int16_t>(std::lround(book.centroids[planes - 1][i] * scale));

@@ -35,6 +35,10 @@ const Codebook& codebook(int bits);
 constexpr int narrow_bits_max(int head_dim) { return head_dim <= 256 ? limits::kBitsMax : 4; }
 constexpr int narrow_planes_max(int head_dim) { return head_dim <= 256 ? 5 : 4; }
 
+// What a rotated coordinate's deviation is in units of an encoder's integers: the largest for which
+// the rotation's sums stay within 16 bits, since |sum| <= sqrt(d) |x| and rounding adds d / 2.
+int encoded_deviation(int head_dim);
+
 // More bits are encoded with so many binary places, which are cut after the rotation.
 inline constexpr int kWideShift = 8;
 
@@ -46,15 +50,15 @@ inline constexpr int kBinBitsMax = 5;
 // machine. Immutable.
 struct CodeTables {
   int bits = 0;
-  // What a rotated coordinate's deviation is in units of the thresholds: the largest for which the
-  // rotation's sums stay within 16 bits, since |sum| <= sqrt(d) |x| and rounding adds d / 2.
-  int input_scale = 0;
+  int input_scale = 0;  // of the thresholds: encoded_deviation()
   // Binary places: a vector's length is input_scale * 2^input_shift when it is rounded to integers.
   int input_shift = 0;
   // As Codebook's, times input_scale.
   alignas(64) std::array<int16_t, kCodebookMaxSize> thresholds = {};
-  // As Codebook's, times a scale of their own, which cancels because decoding matches the norm.
+  // As Codebook's, times a scale of their own for each plane count, which cancels where decoding
+  // matches the norm.
   alignas(64) std::array<std::array<int16_t, kCodebookMaxSize>, limits::kBitsMax> centroids = {};
+  std::array<int32_t, limits::kBitsMax> centroid_scales = {};
 
   // The index of a coordinate y in one step, of up to kBinBitsMax bits: bin n is where
   // y * bin_factor >> 16 is n or, for the first and the last one, lies beyond. It has one threshold

@@ -4,10 +4,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <mutex>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/vector_codec.h"
+#include "kernels/plan_codec.h"
 
 namespace hadal {
 namespace {
@@ -16,26 +15,13 @@ const KvSidePages& side_pages(const KvPages& pages, Side side) {
   return side == Side::key ? pages.key : pages.value;
 }
 
-// One (layer, head) of a side.
-struct RunIndex {
-  int layer, head, group;
-};
-
-// One side of a block: where its values and where its encoded bytes are.
+// One side of a block, and of the caller's memory.
 struct BlockSide {
-  const BlockPlan& plan;
-  Side side;
+  EncodedSide encoded;
   const KvSidePages& pages;
-  std::byte* block;
 
-  uint32_t head_dim() const { return side_head_dim(plan.layout(), side); }
   std::byte* first_value(const RunIndex& index) const {
     return pages.layers[index.layer] + size_t(index.head) * pages.head_stride_bytes;
-  }
-  // Runs before it in its layer group.
-  size_t runs_before(const RunIndex& index) const {
-    return size_t(index.layer - plan.group_begin(index.group)) * plan.layout().kv_head_count +
-           index.head;
   }
 };
 
@@ -83,112 +69,35 @@ struct DenseCopy {
   }
 };
 
-class PlanCodec final : public Codec {
- public:
-  PlanCodec(const KvLayout& layout, const CodecSpec& spec, VectorCodec vectors)
-      : Codec(layout, spec), vectors_(vectors) {}
-
-  absl::Status prepare() {
-    if (!is_rotated(spec().family)) return absl::OkStatus();
-    for (Side side : {Side::key, Side::value}) {
-      absl::StatusOr<Rotation> rotation =
-          Rotation::create(side_head_dim(layout(), side), spec().rotation_seed);
-      if (!rotation.ok()) return rotation.status();
-      rotations_[static_cast<int>(side)] = *std::move(rotation);
-      // Made now, not in a request.
-      for (int layer = 0; layer < layout().layer_count; ++layer) {
-        const LayerBits bits = spec().bits_of_layer(layer);
-        tables(side, side == Side::key ? bits.key_bits : bits.value_bits);
-      }
-    }
-    return absl::OkStatus();
-  }
-  const Rotation& rotation(Side side) const { return rotations_[static_cast<int>(side)]; }
-  // Of the codebook that a side with so many planes uses; null for none. A block that another
-  // client stored may have other bits than this codec's.
-  const CodeTables* tables(Side side, int planes) const {
-    const int bits = codebook_bits(spec().family, planes);
-    if (bits == 0) return nullptr;
-    Tables& tables = tables_[static_cast<int>(side)];
-    std::call_once(tables.made[bits - 1], [&] {
-      tables.of_bits[bits - 1] = CodeTables::make(bits, side_head_dim(layout(), side));
-    });
-    return &tables.of_bits[bits - 1];
-  }
-  const VectorCodec& vectors() const { return vectors_; }
-
- private:
-  struct Tables {
-    std::array<std::once_flag, limits::kBitsMax> made;
-    std::array<CodeTables, limits::kBitsMax> of_bits;
-  };
-
-  VectorCodec vectors_;
-  Rotation rotations_[2];
-  mutable Tables tables_[2];
-};
-
-// Every codec is a PlanCodec; create is the only way to make one.
-const PlanCodec& implementation(const Codec& codec) { return static_cast<const PlanCodec&>(codec); }
-
 // Names a run's share of the next layer. Where heads lie side by side in a token's row, going row
 // by row suits the memory better than going to what the next head needs.
 template <typename Run>
 void look_ahead(const BlockSide& of, const RunIndex& index, Run& run) {
-  if (index.layer + 1 == of.plan.layout().layer_count) return;
-  const size_t bytes = size_t{run.token_count} * of.head_dim() * dtype_bytes(run.dtype);
+  if (index.layer + 1 == of.encoded.plan.layout().layer_count) return;
+  const size_t bytes = size_t{run.token_count} * run.head_dim * dtype_bytes(run.dtype);
   run.ahead = of.pages.layers[index.layer + 1] + size_t(index.head) * bytes;
 }
 
 // An EncodeRun or a DecodeRun of `planes` planes.
 template <typename Run>
 Run make_run(const PlanCodec& codec, const BlockSide& of, const RunIndex& index, int planes) {
-  const BlockPlan& plan = of.plan;
-  const size_t runs_before = of.runs_before(index);
-  const size_t vectors_before = runs_before * plan.shape().token_count;
-  Run run;
+  Run run = encoded_run<Run>(codec, of.encoded, index, planes);
   run.values = of.first_value(index);
   run.token_stride_bytes = of.pages.token_stride_bytes;
-  run.dtype = plan.layout().dtype;
-  run.token_count = plan.shape().token_count;
-  run.exact_token_count = plan.shape().exact_token_count;
-  run.head_dim = static_cast<int>(of.head_dim());
-  run.rotation = &codec.rotation(of.side);
-  run.tables = codec.tables(of.side, plan.plane_count(of.side, index.group));
-  run.plane_count = planes;
   look_ahead(of, index, run);
-  for (int plane = 0; plane < planes; ++plane) {
-    const CellSections sections = plan.sections(of.side, plane, index.group);
-    const PlaneVector vector = plan.plane_vector(of.side, plane, index.group);
-    std::byte* cell = of.block + plan.cell(of.side, plane, index.group).offset;
-    run.planes[plane] = cell + sections.words + vectors_before * vector.word_bytes;
-    if (vector.scalar_count != 0) {
-      auto* scalars = reinterpret_cast<uint16_t*>(cell + sections.scalars);
-      (plane == 0 ? run.norms : run.residual_norms) =
-          scalars + vectors_before * vector.scalar_count;
-    }
-    if (sections.offsets != sections.exact) {
-      run.offsets =
-          reinterpret_cast<uint16_t*>(cell + sections.offsets) + runs_before * run.head_dim;
-    }
-  }
   return run;
 }
 
 DenseCopy exact_tokens(const BlockSide& of, const RunIndex& index) {
-  const BlockPlan& plan = of.plan;
-  const size_t vector_bytes = of.head_dim() * dtype_bytes(plan.layout().dtype);
-  const uint32_t count = plan.shape().exact_token_count;
-  std::byte* exact = of.block + plan.cell(of.side, 0, index.group).offset +
-                     plan.sections(of.side, 0, index.group).exact;
-  return {exact + of.runs_before(index) * count * vector_bytes, of.first_value(index),
-          of.pages.token_stride_bytes, vector_bytes, count};
+  const BlockPlan& plan = of.encoded.plan;
+  return {of.encoded.exact_values(index), of.first_value(index), of.pages.token_stride_bytes,
+          of.encoded.vector_bytes(), plan.shape().exact_token_count};
 }
 
 bool encode_side(const PlanCodec& codec, const BlockSide& of) {
   bool finite = true;
-  for_each_run(of.plan, [&](const RunIndex& index) {
-    const int planes = of.plan.plane_count(of.side, index.group);
+  for_each_run(of.encoded.plan, [&](const RunIndex& index) {
+    const int planes = of.encoded.plan.plane_count(of.encoded.side, index.group);
     finite = codec.vectors().encode(make_run<EncodeRun>(codec, of, index, planes)) && finite;
     exact_tokens(of, index).to_dense();
   });
@@ -196,8 +105,9 @@ bool encode_side(const PlanCodec& codec, const BlockSide& of) {
 }
 
 void decode_side(const PlanCodec& codec, const BlockSide& of, int planes_left) {
-  for_each_run(of.plan, [&](const RunIndex& index) {
-    const int planes = std::min(of.plan.plane_count(of.side, index.group), planes_left);
+  for_each_run(of.encoded.plan, [&](const RunIndex& index) {
+    const int planes =
+        std::min(of.encoded.plan.plane_count(of.encoded.side, index.group), planes_left);
     codec.vectors().decode(make_run<DecodeRun>(codec, of, index, planes));
     exact_tokens(of, index).to_strided();
   });
@@ -232,14 +142,11 @@ void zero_padding(const BlockPlan& plan, std::byte* block) {
 template <typename Copy>
 void walk_raw(const BlockPlan& plan, const KvPages& pages, std::byte* block, Copy copy) {
   for (Side side : {Side::key, Side::value}) {
-    const BlockSide of = {plan, side, side_pages(pages, side), block};
-    const size_t vector_bytes = of.head_dim() * dtype_bytes(plan.layout().dtype);
+    const BlockSide of = {{plan, side, block}, side_pages(pages, side)};
     for_each_run(plan, [&](const RunIndex& index) {
-      const uint32_t tokens = plan.shape().token_count;
-      std::byte* dense = block + plan.cell(side, 0, index.group).offset +
-                         of.runs_before(index) * tokens * vector_bytes;
-      copy(DenseCopy{dense, of.first_value(index), of.pages.token_stride_bytes, vector_bytes,
-                     tokens});
+      copy(DenseCopy{of.encoded.raw_values(index), of.first_value(index),
+                     of.pages.token_stride_bytes, of.encoded.vector_bytes(),
+                     plan.shape().token_count});
     });
   }
 }
@@ -306,8 +213,8 @@ absl::StatusOr<EncodeResult> Codec::encode(const EncodeRequest& request,
   out = out.subspan(0, plan->total_bytes());
   plan->write_header(request.identity, 0, out);
   const PlanCodec& codec = implementation(*this);
-  const bool finite = encode_side(codec, {*plan, Side::key, request.pages.key, out.data()}) &&
-                      encode_side(codec, {*plan, Side::value, request.pages.value, out.data()});
+  const bool finite = encode_side(codec, {{*plan, Side::key, out.data()}, request.pages.key}) &&
+                      encode_side(codec, {{*plan, Side::value, out.data()}, request.pages.value});
   EncodeResult result;
   result.non_finite = !finite;
   if (!finite) return result;
@@ -350,15 +257,13 @@ absl::Status Codec::decode(absl::Span<const std::byte> encoded, int dropped_plan
              [](const DenseCopy& copy) { copy.to_strided(); });
     return absl::OkStatus();
   }
-  if (spec_.family != codec.family || codec.rotation_seed != spec_.rotation_seed) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("block has codec ", codec.name(), " and rotation seed ", codec.rotation_seed,
-                     "; this codec is ", spec_.name(), " with seed ", spec_.rotation_seed));
-  }
   const PlanCodec& self = implementation(*this);
+  status = self.expect(codec);
+  if (!status.ok()) return status;
   auto* bytes = const_cast<std::byte*>(encoded.data());  // only read
-  decode_side(self, {*plan, Side::key, pages.key, bytes}, block->precision().key_planes);
-  decode_side(self, {*plan, Side::value, pages.value, bytes}, block->precision().value_planes);
+  const Precision planes = block->precision();
+  decode_side(self, {{*plan, Side::key, bytes}, pages.key}, planes.key_planes);
+  decode_side(self, {{*plan, Side::value, bytes}, pages.value}, planes.value_planes);
   hwy::FlushStream();  // values may have been written past the caches: in order before "done"
   return absl::OkStatus();
 }

@@ -2,7 +2,6 @@
 // time.
 
 #include <cmath>
-#include <cstring>
 
 #include "kernels/reference_math.h"
 #include "kernels/vector_codec.h"
@@ -12,64 +11,30 @@ namespace {
 
 // arXiv 2504.19874, algorithm 1, with planes instead of whole indices.
 bool encode_vector(const EncodeRun& run, uint32_t token, std::vector<float>& values) {
-  const int head_dim = run.rotation->head_dim;
   const float norm = reference::write_norm(run, token, values);
   if (std::isnan(norm)) return false;
   const float length = static_cast<float>(run.tables->input_scale << run.tables->input_shift);
   const float scale = norm > 0 ? length / norm : 0.0f;
   const std::vector<int32_t> integers = reference::rotated(*run.rotation, scale, values);
-  for (int i = 0; i < head_dim; ++i) {
-    const int32_t rotated = integers[i] >> run.tables->input_shift;
-    uint32_t index = 0;
-    for (int plane = 0; plane < run.tables->bits; ++plane) {
-      const uint32_t bit = rotated >= run.tables->thresholds[(1u << plane) + index];
-      index = index * 2 + bit;
-      std::byte& word = run.planes[plane][token * (head_dim / 8) + i / 8];
-      if (i % 8 == 0) word = std::byte{0};
-      word |= static_cast<std::byte>(bit << (i % 8));
-    }
+  for (int i = 0; i < run.head_dim; ++i) {
+    reference::write_index(run, token, i, integers[i] >> run.tables->input_shift);
   }
   return true;
 }
 
-bool encode_run(const EncodeRun& run) {
-  if (run.offsets != nullptr) reference::write_mean_key(run);
-  bool finite = true;
-  for (uint32_t token = 0; token < run.token_count; ++token) {
-    std::vector<float> values = reference::load_vector(run, token);
-    if (token < run.exact_token_count) {
-      for (float value : values) finite = finite && std::isfinite(value);
-      run.norms[token] = 0;
-      for (int plane = 0; plane < run.tables->bits; ++plane) {
-        std::memset(run.planes[plane] + token * (values.size() / 8), 0, values.size() / 8);
-      }
-      continue;
-    }
-    finite = encode_vector(run, token, values) && finite;
-  }
-  return finite;
-}
+bool encode_run(const EncodeRun& run) { return reference::encode_tokens(run, encode_vector); }
 
 void decode_vector(const DecodeRun& run, uint32_t token) {
-  const int head_dim = run.rotation->head_dim;
-  const auto& centroids = run.tables->centroids[run.plane_count - 1];
-  std::vector<int32_t> values(head_dim);
+  std::vector<int32_t> values = reference::read_centroids(run, token, run.plane_count);
   int64_t squared = 0;
-  for (int i = 0; i < head_dim; ++i) {
-    uint32_t index = 0;
-    for (int plane = 0; plane < run.plane_count; ++plane) {
-      const auto word = static_cast<uint32_t>(run.planes[plane][token * (head_dim / 8) + i / 8]);
-      index = index * 2 + ((word >> (i % 8)) & 1u);
-    }
-    values[i] = centroids[index];
-    squared += int64_t{values[i]} * values[i];
-  }
+  for (const int32_t value : values) squared += int64_t{value} * value;
   const float norm = reference::bf16_value(run.norms[token] & 0x7fffu);
   // Matched norm: x' = |x| R^T z / |z|.
-  const float scale = norm / std::sqrt(static_cast<float>(squared) * static_cast<float>(head_dim));
-  reference::inverse_hadamard(*run.rotation, run.plane_count <= narrow_planes_max(head_dim),
+  const float scale =
+      norm / std::sqrt(static_cast<float>(squared) * static_cast<float>(run.head_dim));
+  reference::inverse_hadamard(*run.rotation, run.plane_count <= narrow_planes_max(run.head_dim),
                               values);
-  reference::store_vector(run, token, scale, values);
+  reference::store_vector(run, token, reference::scaled(*run.rotation, scale, values));
 }
 
 void decode_run(const DecodeRun& run) {
@@ -79,6 +44,6 @@ void decode_run(const DecodeRun& run) {
 
 }  // namespace
 
-VectorCodec reference_vector_codec() { return {encode_run, decode_run}; }
+VectorCodec reference_vector_codec() { return {encode_run, decode_run, reference_score_run}; }
 
 }  // namespace hadal

@@ -72,7 +72,8 @@ VectorCodec simd_vector_codec() {
           [](const DecodeRun& run) {
             HWY_DYNAMIC_DISPATCH(DecodeRunSimd)
             (run);
-          }};
+          },
+          simd_score_run};
 }
 
 }  // namespace hadal

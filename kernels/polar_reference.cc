@@ -135,7 +135,8 @@ void decode_vector(const DecodeRun& run, uint32_t token) {
     integers.insert(integers.end(), values.begin(), values.end());
   }
   reference::inverse_hadamard(*run.rotation, false, integers);
-  reference::store_vector(own, token, length / lengths.restored_length, integers);
+  const float unit = length / lengths.restored_length;
+  reference::store_vector(own, token, reference::scaled(*run.rotation, unit, integers));
 }
 
 void decode_run(const DecodeRun& run) {

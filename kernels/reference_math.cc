@@ -44,23 +44,25 @@ float sum_runs(const float* run, int count, int residue) {
   return (square(0) + square(8)) + (square(4) + square(12));
 }
 
-void butterflies(const Rotation& rotation, int stride, std::vector<int32_t>& v) {
+template <typename T>
+void butterflies(const Rotation& rotation, int stride, std::vector<T>& v) {
   for (int i = 0; i < rotation.head_dim; ++i) {
     if ((i % rotation.inner & stride) != 0) continue;
-    const int32_t a = v[i], b = v[i + stride];
+    const T a = v[i], b = v[i + stride];
     v[i] = a + b;
     v[i + stride] = a - b;
   }
 }
 
 // C v, or with C transposed.
-void core(const Rotation& rotation, bool transposed, std::vector<int32_t>& v) {
+template <typename T>
+void core(const Rotation& rotation, bool transposed, std::vector<T>& v) {
   if (rotation.core == 1) return;
   const int inner = rotation.inner;
-  const std::vector<int32_t> rows = v;
+  const std::vector<T> rows = v;
   for (int i = 0; i < rotation.core; ++i) {
     for (int k = 0; k < inner; ++k) {
-      int32_t sum = 0;
+      T sum = 0;
       for (int j = 0; j < rotation.core; ++j) {
         const int8_t sign =
             rotation.core_matrix[transposed ? j * rotation.core + i : i * rotation.core + j];
@@ -99,16 +101,23 @@ void store(std::byte* at, float value, DType dtype) {
 float bf16_value(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
 uint16_t bf16_of(float value) { return bf16_from_bits(std::bit_cast<uint32_t>(value)); }
 
+float length_of(uint16_t scalar) {
+  return bf16_value(std::min<uint16_t>(scalar & 0x7fffu, bf16_of(kProjectedLengthMax)));
+}
+
 float squared_length(const std::vector<float>& values) {
   const int runs = static_cast<int>(values.size()) / 16;
   const auto sum = [&](int residue) { return sum_runs(values.data(), runs, residue); };
   return (sum(0) + sum(2)) + (sum(1) + sum(3));
 }
 
-void hadamard(const Rotation& rotation, std::vector<int32_t>& v) {
+template <typename T>
+void hadamard(const Rotation& rotation, std::vector<T>& v) {
   for (int stride = 1; stride < rotation.inner; stride *= 2) butterflies(rotation, stride, v);
   core(rotation, false, v);
 }
+template void hadamard(const Rotation& rotation, std::vector<int32_t>& v);
+template void hadamard(const Rotation& rotation, std::vector<float>& v);
 
 void inverse_hadamard(const Rotation& rotation, bool narrow, std::vector<int32_t>& v) {
   constexpr int kLastStride = 8;
@@ -175,12 +184,76 @@ std::vector<int32_t> rotated(const Rotation& rotation, float scale,
   return integers;
 }
 
-void store_vector(const DecodeRun& run, uint32_t token, float scale,
-                  const std::vector<int32_t>& values) {
+void write_bit(std::byte* words, int i, bool bit) {
+  std::byte& word = words[i / 8];
+  if (i % 8 == 0) word = std::byte{0};
+  word |= static_cast<std::byte>(bit << (i % 8));
+}
+
+bool read_bit(const std::byte* words, int i) {
+  return ((static_cast<uint32_t>(words[i / 8]) >> (i % 8)) & 1u) != 0;
+}
+
+uint32_t write_index(const EncodeRun& run, uint32_t token, int i, int32_t rotated) {
+  uint32_t index = 0;
+  for (int plane = 0; plane < run.tables->bits; ++plane) {
+    const bool bit = rotated >= run.tables->thresholds[(1u << plane) + index];
+    index = index * 2 + bit;
+    write_bit(run.planes[plane] + token * (run.head_dim / 8), i, bit);
+  }
+  return index;
+}
+
+std::vector<int32_t> read_centroids(const DecodeRun& run, uint32_t token, int planes) {
+  std::vector<int32_t> values(run.head_dim);
+  for (int i = 0; i < run.head_dim; ++i) {
+    uint32_t index = 0;
+    for (int plane = 0; plane < planes; ++plane) {
+      index = index * 2 + read_bit(run.planes[plane] + token * (run.head_dim / 8), i);
+    }
+    values[i] = run.tables->centroids[planes - 1][index];
+  }
+  return values;
+}
+
+bool encode_exact_tokens(const EncodeRun& run) {
+  const size_t word_bytes = run.head_dim / 8;
+  bool finite = true;
+  for (uint32_t token = 0; token < run.exact_token_count; ++token) {
+    for (const float value : load_vector(run, token)) finite = finite && std::isfinite(value);
+    run.norms[token] = 0;
+    if (run.residual_norms != nullptr) run.residual_norms[token] = 0;
+    for (int plane = 0; plane < run.plane_count; ++plane) {
+      std::memset(run.planes[plane] + token * word_bytes, 0, word_bytes);
+    }
+  }
+  return finite;
+}
+
+bool encode_tokens(const EncodeRun& run, EncodeVector encode_vector) {
+  if (run.offsets != nullptr) write_mean_key(run);
+  bool finite = encode_exact_tokens(run);
+  for (uint32_t token = run.exact_token_count; token < run.token_count; ++token) {
+    std::vector<float> values = load_vector(run, token);
+    finite = encode_vector(run, token, values) && finite;
+  }
+  return finite;
+}
+
+std::vector<float> scaled(const Rotation& rotation, float scale,
+                          const std::vector<int32_t>& values) {
+  std::vector<float> floats(values.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    floats[i] = static_cast<float>(values[i] * rotation.signs[i]) * scale;
+  }
+  return floats;
+}
+
+void store_vector(const DecodeRun& run, uint32_t token, const std::vector<float>& values) {
   const bool has_offset = run.offsets != nullptr && (run.norms[token] & kNormOffsetFlag) != 0;
   std::byte* at = run.values + token * run.token_stride_bytes;
   for (size_t i = 0; i < values.size(); ++i) {
-    float value = static_cast<float>(values[i] * run.rotation->signs[i]) * scale;
+    float value = values[i];
     // Added where it is zero too, which turns -0 into 0 in every backend.
     if (run.offsets != nullptr) value += has_offset ? bf16_value(run.offsets[i]) : 0.0f;
     store(at + i * dtype_bytes(run.dtype), value, run.dtype);

@@ -8,14 +8,6 @@
 namespace hadal {
 namespace {
 
-uint64_t split_mix64(uint64_t& state) {
-  state += 0x9E3779B97F4A7C15u;
-  uint64_t z = state;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-  return z ^ (z >> 31);
-}
-
 template <int kOrder>
 std::vector<int8_t> core_of() {
   static constexpr std::array matrix = paley_hadamard<kOrder>();
@@ -38,6 +30,14 @@ std::vector<int8_t> matrix_of_order(int order) {
 }
 
 }  // namespace
+
+uint64_t split_mix64(uint64_t& state) {
+  state += 0x9E3779B97F4A7C15u;
+  uint64_t z = state;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+  return z ^ (z >> 31);
+}
 
 absl::StatusOr<Rotation> Rotation::create(int head_dim, uint64_t seed) {
   if (std::find(kHeadDims.begin(), kHeadDims.end(), head_dim) == kHeadDims.end()) {

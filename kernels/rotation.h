@@ -19,6 +19,9 @@ constexpr int core_order(int head_dim) {
   return odd == 1 ? 1 : 4 * odd;
 }
 
+// The next number of SplitMix64, whose state starts as its seed.
+uint64_t split_mix64(uint64_t& state);
+
 // A Hadamard matrix of order 12 or 20 (Paley's first construction), or 28 or 36 (his second), rows
 // first.
 template <int kOrder>

@@ -71,6 +71,24 @@ HWY_INLINE void scatter(D d, hn::VFromD<D> v, std::byte* const* rows, size_t off
 
 constexpr size_t bytes_of(DType type) { return type == DType::f32 ? 4 : 2; }
 
+constexpr int kLanes = static_cast<int>(hn::MaxLanes(F32()));  // divides 16, and so any head_dim
+using D16 = hn::Rebind<uint16_t, F32>;
+
+// Neighbouring values as floats.
+template <DType kType>
+HWY_INLINE VF load_lanes(const std::byte* at) {
+  const F32 d;
+  if constexpr (kType == DType::f32) {
+    return hn::LoadU(d, reinterpret_cast<const float*>(at));
+  } else if constexpr (kType == DType::f16) {
+    const hn::Rebind<hwy::float16_t, F32> d16;
+    return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(at)));
+  } else {
+    const auto bits = hn::LoadU(D16(), reinterpret_cast<const uint16_t*>(at));
+    return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(U32(), bits)));
+  }
+}
+
 // 8 values of every token as floats, the first four and the others: of block `octet` or, for f32,
 // of two blocks.
 template <DType kType>

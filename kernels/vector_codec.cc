@@ -7,6 +7,10 @@ VectorCodec vector_codec(CodecFamily family, CodecBackend backend) {
   switch (family) {
     case CodecFamily::turboquant_mse:
       return is_reference ? reference_vector_codec() : simd_vector_codec();
+    case CodecFamily::turboquant_prod:
+      return is_reference ? reference_prod_codec() : simd_prod_codec();
+    case CodecFamily::qjl:
+      return is_reference ? reference_qjl_codec() : simd_qjl_codec();
     case CodecFamily::polar:
       return reference_polar_codec();
     case CodecFamily::fp8_e4m3:
@@ -14,7 +18,7 @@ VectorCodec vector_codec(CodecFamily family, CodecBackend backend) {
     case CodecFamily::fp8_e5m2:
       return is_reference ? reference_e5m2_codec() : simd_e5m2_codec();
     default:
-      return {nullptr, nullptr};
+      return {};
   }
 }
 

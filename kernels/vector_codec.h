@@ -12,6 +12,7 @@
 #include "common/limits.h"
 #include "kernels/codebook.h"
 #include "kernels/codec.h"
+#include "kernels/projection.h"
 #include "kernels/rotation.h"
 
 namespace hadal {
@@ -26,8 +27,9 @@ struct EncodeRun {
   uint32_t token_count = 0;
   uint32_t exact_token_count = 0;  // first tokens: scalars and words stay 0
   int head_dim = 0;
-  const Rotation* rotation = nullptr;  // empty for families that do not rotate
-  const CodeTables* tables = nullptr;  // null for families without a codebook
+  const Rotation* rotation = nullptr;      // empty for families that do not rotate
+  const CodeTables* tables = nullptr;      // null for families without a codebook
+  const Projection* projection = nullptr;  // null for families that do not project
   int plane_count = 0;
   // 16 bits each [token, PlaneVector::scalar_count] of plane 0; of the first the sign bit says that
   // the offset was removed.
@@ -47,6 +49,7 @@ struct DecodeRun {
   int head_dim = 0;
   const Rotation* rotation = nullptr;
   const CodeTables* tables = nullptr;
+  const Projection* projection = nullptr;
   int plane_count = 0;  // planes present: perhaps fewer than were encoded
   const uint16_t* norms = nullptr;
   const uint16_t* residual_norms = nullptr;  // null where the plane that has them is not present
@@ -54,14 +57,24 @@ struct DecodeRun {
   std::array<const std::byte*, limits::kBitsMax> planes = {};
 };
 
+// Inner products of a query with a run's vectors, those of exact tokens left out, before offsets.
+struct ScoreRun {
+  DecodeRun vectors;                 // which are not decoded: without values
+  const float* rotated = nullptr;    // R q
+  const float* projected = nullptr;  // P R q; null for families that do not project
+  float* scores = nullptr;           // of token 0
+};
+
 // False where a value, or the length of a vector, is NaN or infinite; then what was written is
 // rubbish.
 using EncodeRunFunction = bool (*)(const EncodeRun&);
 using DecodeRunFunction = void (*)(const DecodeRun&);
+using ScoreRunFunction = void (*)(const ScoreRun&);
 
 struct VectorCodec {
-  EncodeRunFunction encode;
-  DecodeRunFunction decode;
+  EncodeRunFunction encode = nullptr;
+  DecodeRunFunction decode = nullptr;
+  ScoreRunFunction score = nullptr;  // null for families that have to be decoded
 };
 
 // Null functions where this build has none.
@@ -74,11 +87,22 @@ VectorCodec reference_e5m2_codec();
 VectorCodec simd_e4m3_codec();
 VectorCodec simd_e5m2_codec();
 VectorCodec reference_polar_codec();
+VectorCodec reference_prod_codec();
+VectorCodec reference_qjl_codec();
+VectorCodec simd_prod_codec();
+VectorCodec simd_qjl_codec();
+void reference_score_run(const ScoreRun& run);  // of TurboQuant-MSE, TurboQuant-prod and QJL
+void simd_score_run(const ScoreRun& run);
 
 // Families that need a Rotation, and so one of its head_dims.
 constexpr bool is_rotated(CodecFamily family) {
   return family != CodecFamily::raw && family != CodecFamily::fp8_e4m3 &&
          family != CodecFamily::fp8_e5m2;
+}
+
+// Families with signs of projected values.
+constexpr bool is_projected(CodecFamily family) {
+  return family == CodecFamily::turboquant_prod || family == CodecFamily::qjl;
 }
 
 // Of the codebook that a side with so many planes uses; 0 for none.

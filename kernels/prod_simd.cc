@@ -1,0 +1,314 @@
+// TurboQuant-prod and QJL with Google Highway, of orthogonal projections; Gaussian ones are the
+// reference's. Compiled once for every instruction set; the best one is chosen at run time.
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/prod_simd.cc"
+#include <hwy/foreach_target.h>
+// The order of these two includes matters to Highway.
+#include <hwy/highway.h>
+
+#include "kernels/projection.h"
+#include "kernels/reference_math.h"
+#if HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128
+#include "kernels/simd_columns-inl.h"
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace hadal {
+namespace HWY_NAMESPACE {
+
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+// No vectors: the scalar reference is as good.
+bool EncodeProjected(const EncodeRun& run) {
+  return (run.tables != nullptr ? reference_prod_codec() : reference_qjl_codec()).encode(run);
+}
+void DecodeProjected(const DecodeRun& run) {
+  (run.tables != nullptr ? reference_prod_codec() : reference_qjl_codec()).decode(run);
+}
+#else
+
+// Encodes one run, kLanes tokens at a time.
+class ColumnEncoder {
+ public:
+  explicit ColumnEncoder(const EncodeRun& run)
+      : run_(run), first_(const_cast<std::byte*>(run.values)) {
+    if (run.tables == nullptr) {
+      length_ = static_cast<float>(encoded_deviation(run.head_dim));
+      return;
+    }
+    const CodeTables& tables = *run.tables;
+    length_ = static_cast<float>(tables.input_scale << tables.input_shift);
+    residual_length_ = residual_length(tables, run.head_dim);
+    thresholds_.set(tables.thresholds.data(), 1 << tables.bits);
+    centroids_.set(tables.centroids[tables.bits - 1].data(), 1 << tables.bits);
+  }
+
+  template <DType kType>
+  bool encode() {
+    if (run_.offsets != nullptr) mean_key<kType>();
+    finite_ = reference::encode_exact_tokens(run_);
+    for (uint32_t token = run_.exact_token_count; token < run_.token_count; token += kLanes) {
+      load_columns<kType>(ColumnRows(first_, run_.token_stride_bytes, token, run_.token_count),
+                          run_.head_dim, values_);
+      quantise(measure(token));
+      if (run_.tables != nullptr) write_indices(token);
+      rotate_columns(integers_, run_.projection->rotation);
+      for (int i = 0; i < run_.head_dim; ++i) {
+        bits_.set(i, hn::Gt(integers_[i], hn::Set(I32(), -1)));
+      }
+      write_bits(run_.plane_count - 1, token);
+    }
+    return finite_;
+  }
+
+ private:
+  void write_bits(int plane, uint32_t token) const {
+    bits_.write(run_.planes[plane], run_.head_dim, token, run_.token_count);
+  }
+
+  // The tokens' own order, so that the sums are the reference's.
+  template <DType kType>
+  void mean_key() {
+    const F32 d;
+    const uint32_t count = run_.token_count - run_.exact_token_count;
+    const float scale = count == 0 ? 0.0f : 1.0f / static_cast<float>(count);
+    for (int i = 0; i < run_.head_dim; i += kLanes) {
+      VF sum = hn::Zero(d);
+      for (uint32_t token = run_.exact_token_count; token < run_.token_count; ++token) {
+        const std::byte* row = first_ + token * run_.token_stride_bytes;
+        sum = hn::Add(sum, load_lanes<kType>(row + i * bytes_of(kType)));
+      }
+      alignas(64) float means[kLanes];
+      hn::Store(hn::Mul(sum, hn::Set(d, scale)), d, means);
+      for (int k = 0; k < kLanes; ++k) {
+        run_.offsets[i + k] = reference::bf16_of(means[k]);
+        offsets_[i + k] = reference::bf16_value(run_.offsets[i + k]);
+      }
+    }
+  }
+
+  // Takes offsets away where that makes vectors shorter, and writes norms. Answers what to scale
+  // them with.
+  VF measure(uint32_t token) {
+    const F32 d;
+    const auto plain = [&](int i) HWY_ATTR { return values_[i]; };
+    const auto shorter = [&](int i)
+                             HWY_ATTR { return hn::Sub(values_[i], hn::Set(d, offsets_[i])); };
+    const VF whole = squared_columns(run_.head_dim, plain);
+    VF squared = whole;
+    auto shifted = hn::Lt(squared, squared);  // nowhere
+    if (run_.offsets != nullptr) {
+      const VF residual = squared_columns(run_.head_dim, shorter);
+      shifted = hn::Lt(residual, whole);
+      squared = hn::IfThenElse(shifted, residual, whole);
+      for (int i = 0; i < run_.head_dim; ++i) {
+        const VF offset = hn::IfThenElseZero(shifted, hn::Set(d, offsets_[i]));
+        values_[i] = hn::Sub(values_[i], offset);
+      }
+    }
+    VF norm = hn::Sqrt(squared);
+    norm = hn::IfThenElseZero(hn::Ge(norm, hn::Set(d, kNormMin)), norm);
+    alignas(64) float squares[kLanes], flags[kLanes];
+    hn::Store(norm, d, norms_);
+    hn::Store(whole, d, squares);
+    hn::Store(hn::IfThenElseZero(shifted, hn::Set(d, 1.0f)), d, flags);
+    for (uint32_t t = 0; t < kLanes && token + t < run_.token_count; ++t) {
+      const uint16_t bits = reference::bf16_of(norms_[t]);
+      finite_ = finite_ && std::isfinite(squares[t]) && (bits & 0x7f80u) != 0x7f80u;
+      run_.norms[token + t] = static_cast<uint16_t>(bits | (flags[t] != 0 ? kNormOffsetFlag : 0));
+    }
+    const VF scale = hn::Div(hn::Set(d, length_), norm);
+    return hn::IfThenElseZero(hn::Gt(norm, hn::Zero(d)), scale);
+  }
+
+  void quantise(VF scale) {
+    for (int i = 0; i < run_.head_dim; ++i) {
+      integers_[i] = hn::NearestInt(hn::Mul(values_[i], scale));
+    }
+    rotate_columns(integers_, *run_.rotation);
+  }
+
+  // The planes of the indices, and the residual in place of the coordinates; residual_of() in 32
+  // bits, of the part that is kept and the part that is cut.
+  void write_indices(uint32_t token) {
+    const I32 d;
+    const CodeTables& tables = *run_.tables;
+    const int shift = tables.input_shift;
+    const V32 scale = hn::Set(d, tables.centroid_scales[tables.bits - 1]);
+    const V32 deviation = hn::Set(d, tables.input_scale);
+    const V32 half = hn::Set(d, 1 << shift >> 1);
+    using I64 = hn::RepartitionToWide<I32>;
+    auto even = hn::Zero(I64()), odd = hn::Zero(I64());
+    for (int i = 0; i < run_.head_dim; ++i) indices_[i] = hn::Zero(d);
+    for (int plane = 0; plane < tables.bits; ++plane) {
+      const V32 first = hn::Set(d, 1 << plane);
+      for (int i = 0; i < run_.head_dim; ++i) {
+        const V32 kept = hn::ShiftRightSame(integers_[i], shift);
+        const V32 threshold = thresholds_[hn::Add(first, indices_[i])];
+        const auto bit = hn::Not(hn::Lt(kept, threshold));
+        bits_.set(i, bit);
+        const V32 doubled = hn::Add(indices_[i], indices_[i]);
+        indices_[i] = hn::Add(doubled, hn::IfThenElseZero(bit, hn::Set(d, 1)));
+      }
+      write_bits(plane, token);
+    }
+    for (int i = 0; i < run_.head_dim; ++i) {
+      const V32 kept = hn::ShiftRightSame(integers_[i], shift);
+      const V32 cut = hn::Sub(integers_[i], hn::ShiftLeftSame(kept, shift));
+      const V32 rest = hn::ShiftRightSame(hn::Add(hn::Mul(scale, cut), half), shift);
+      const V32 distance =
+          hn::Sub(hn::Mul(scale, kept), hn::Mul(deviation, centroids_[indices_[i]]));
+      const V32 residual = hn::Add(distance, rest);
+      integers_[i] = residual;
+      const V32 upper = hn::BitCast(d, hn::ShiftRight<32>(hn::BitCast(I64(), residual)));
+      even = hn::Add(even, hn::MulEven(residual, residual));
+      odd = hn::Add(odd, hn::MulEven(upper, upper));
+    }
+    alignas(64) int64_t squares[2][std::max(1, kLanes / 2)];
+    hn::Store(even, I64(), squares[0]);
+    hn::Store(odd, I64(), squares[1]);
+    for (uint32_t t = 0; t < kLanes && token + t < run_.token_count; ++t) {
+      const float length = std::sqrt(static_cast<float>(squares[t % 2][t / 2]));
+      run_.residual_norms[token + t] = reference::bf16_of(length * (norms_[t] / residual_length_));
+    }
+  }
+
+  const EncodeRun& run_;
+  std::byte* first_;
+  float length_ = 0, residual_length_ = 0;
+  bool finite_ = true;
+  ColumnTable thresholds_, centroids_;
+  ColumnBits bits_;
+  VF values_[kColumnsMax];
+  V32 integers_[kColumnsMax], indices_[kColumnsMax];
+  alignas(64) float norms_[kLanes];
+  alignas(64) float offsets_[kColumnsMax] = {};
+};
+
+// Decodes one run, whose correction or signs are there.
+class ColumnDecoder {
+ public:
+  explicit ColumnDecoder(const DecodeRun& run)
+      : run_(run), units_(product_units(*run.projection, run.tables)) {
+    if (run.tables == nullptr) return;
+    const int bits = run.tables->bits;
+    centroids_.set(run.tables->centroids[bits - 1].data(), 1 << bits);
+  }
+
+  template <DType kType>
+  void decode() {
+    for (uint32_t token = run_.exact_token_count; token < run_.token_count; token += kLanes) {
+      read_signs(token);
+      if (run_.tables != nullptr) add_centroids(token);
+      if (run_.offsets != nullptr) add_offsets(token);
+      store_columns<kType>(
+          values_, run_.head_dim,
+          ColumnRows(run_.values, run_.token_stride_bytes, token, run_.token_count));
+    }
+  }
+
+ private:
+  void read_signs(uint32_t token) {
+    const F32 d;
+    bits_.read(run_, run_.plane_count - 1, token);
+    for (int i = 0; i < run_.head_dim; ++i) {
+      integers_[i] = hn::IfThenElse(bits_.get(i), hn::Set(I32(), 1), hn::Set(I32(), -1));
+    }
+    rotate_columns_back(integers_, run_.projection->rotation, false);
+    rotate_columns_back(integers_, *run_.rotation, false);
+    const uint16_t* scalars = run_.tables != nullptr ? run_.residual_norms : run_.norms;
+    const VF scale =
+        hn::Mul(lengths_of(scalars, token, run_.token_count), hn::Set(d, units_.signs));
+    for (int i = 0; i < run_.head_dim; ++i) {
+      values_[i] = hn::Mul(hn::ConvertTo(d, integers_[i]), scale);
+    }
+  }
+
+  void add_centroids(uint32_t token) {
+    const F32 d;
+    const int bits = run_.tables->bits;
+    bits_.read_indices(run_, bits, token, integers_);
+    for (int i = 0; i < run_.head_dim; ++i) integers_[i] = centroids_[integers_[i]];
+    rotate_columns_back(integers_, *run_.rotation, bits <= narrow_planes_max(run_.head_dim));
+    const VF scale =
+        hn::Mul(lengths_of(run_.norms, token, run_.token_count), hn::Set(d, units_.centroids));
+    for (int i = 0; i < run_.head_dim; ++i) {
+      values_[i] = hn::Add(hn::Mul(hn::ConvertTo(d, integers_[i]), scale), values_[i]);
+    }
+  }
+
+  void add_offsets(uint32_t token) {
+    const F32 d;
+    alignas(64) float flags[kLanes];
+    for (uint32_t t = 0; t < kLanes; ++t) {
+      const uint16_t norm = run_.norms[std::min(token + t, run_.token_count - 1)];
+      flags[t] = (norm & kNormOffsetFlag) != 0 ? 1.0f : 0.0f;
+    }
+    const auto flagged = hn::Ne(hn::Load(d, flags), hn::Zero(d));
+    for (int i = 0; i < run_.head_dim; ++i) {
+      const VF offset = hn::Set(d, reference::bf16_value(run_.offsets[i]));
+      values_[i] = hn::Add(values_[i], hn::IfThenElseZero(flagged, offset));
+    }
+  }
+
+  const DecodeRun& run_;
+  const ProductUnits units_;
+  ColumnTable centroids_;
+  ColumnBits bits_;
+  VF values_[kColumnsMax];
+  V32 integers_[kColumnsMax];
+};
+
+bool EncodeProjected(const EncodeRun& run) {
+  ColumnEncoder encoder(run);
+  if (run.dtype == DType::f32) return encoder.encode<DType::f32>();
+  if (run.dtype == DType::f16) return encoder.encode<DType::f16>();
+  return encoder.encode<DType::bf16>();
+}
+void DecodeProjected(const DecodeRun& run) {
+  ColumnDecoder decoder(run);
+  if (run.dtype == DType::f32) return decoder.decode<DType::f32>();
+  if (run.dtype == DType::f16) return decoder.decode<DType::f16>();
+  decoder.decode<DType::bf16>();
+}
+
+#endif  // HWY_TARGET
+}  // namespace HWY_NAMESPACE
+}  // namespace hadal
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace hadal {
+
+HWY_EXPORT(EncodeProjected);
+HWY_EXPORT(DecodeProjected);
+
+namespace {
+
+bool encode_projected(const EncodeRun& run, EncodeRunFunction reference) {
+  if (run.projection->is_gaussian()) return reference(run);
+  return HWY_DYNAMIC_DISPATCH(EncodeProjected)(run);
+}
+void decode_projected(const DecodeRun& run, DecodeRunFunction reference) {
+  if (run.projection->is_gaussian()) return reference(run);
+  HWY_DYNAMIC_DISPATCH(DecodeProjected)(run);
+}
+
+}  // namespace
+
+VectorCodec simd_prod_codec() {
+  return {[](const EncodeRun& run) { return encode_projected(run, reference_prod_codec().encode); },
+          [](const DecodeRun& run) {
+            if (run.residual_norms == nullptr) return simd_vector_codec().decode(run);
+            decode_projected(run, reference_prod_codec().decode);
+          },
+          simd_score_run};
+}
+VectorCodec simd_qjl_codec() {
+  return {[](const EncodeRun& run) { return encode_projected(run, reference_qjl_codec().encode); },
+          [](const DecodeRun& run) { decode_projected(run, reference_qjl_codec().decode); },
+          simd_score_run};
+}
+
+}  // namespace hadal
+#endif  // HWY_ONCE
