@@ -106,6 +106,10 @@ const Codebook& codebook(int bits) {
   return books[bits - 1];
 }
 
+int narrow_input_scale(int head_dim) {
+  return static_cast<int>((INT16_MAX - head_dim / 2.0) / std::sqrt(head_dim));
+}
+
 void CodeTables::make_bins() {
   std::vector<int> sorted(thresholds.begin() + 1, thresholds.begin() + (1 << bits));
   std::sort(sorted.begin(), sorted.end());
@@ -127,7 +131,7 @@ CodeTables CodeTables::make(int bits, int head_dim) {
   const Codebook& book = codebook(bits);
   CodeTables tables;
   tables.bits = bits;
-  tables.input_scale = static_cast<int>((INT16_MAX - head_dim / 2.0) / std::sqrt(head_dim));
+  tables.input_scale = narrow_input_scale(head_dim);
   tables.input_shift = bits <= narrow_bits_max(head_dim) ? 0 : kWideShift;
   const int narrow_scale = static_cast<int>(INT16_MAX / (kLengtheningMax * head_dim));
   for (int i = 1; i < (1 << bits); ++i) {

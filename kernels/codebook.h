@@ -38,6 +38,10 @@ constexpr int narrow_planes_max(int head_dim) { return head_dim <= 256 ? 5 : 4; 
 // More bits are encoded with so many binary places, which are cut after the rotation.
 inline constexpr int kWideShift = 8;
 
+// What a rotated coordinate's deviation is in integers: the largest for which the rotation's sums
+// stay within 16 bits, since |sum| <= sqrt(d) |x| and rounding adds d / 2.
+int narrow_input_scale(int head_dim);
+
 inline constexpr int kBinCount = 64;
 inline constexpr int kBinBitsMax = 5;
 
@@ -46,9 +50,7 @@ inline constexpr int kBinBitsMax = 5;
 // machine. Immutable.
 struct CodeTables {
   int bits = 0;
-  // What a rotated coordinate's deviation is in units of the thresholds: the largest for which the
-  // rotation's sums stay within 16 bits, since |sum| <= sqrt(d) |x| and rounding adds d / 2.
-  int input_scale = 0;
+  int input_scale = 0;  // as narrow_input_scale() says: the unit of the thresholds
   // Binary places: a vector's length is input_scale * 2^input_shift when it is rounded to integers.
   int input_shift = 0;
   // As Codebook's, times input_scale.

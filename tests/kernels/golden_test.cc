@@ -39,6 +39,8 @@ constexpr GoldenCase kCases[] = {
     {"e5m2_f16_d64", "e5m2", DType::f16, 64, 64, 64},
     {"polar_bf16_d128", "polar", DType::bf16, 128, 64, 0},
     {"polar_f32_d80", "polar", DType::f32, 80, 112, 64},
+    {"tqe_bf16_d128", "tqe", DType::bf16, 128, 64, 0},
+    {"tqe_f32_d80", "tqe", DType::f32, 80, 576, 64},
     {"k5v4_layer1_k3v2_bf16_d64", "k5v4/1-1:k3v2", DType::bf16, 64, 64, 0},
     {"k5v3_f32_d320", "k5v3", DType::f32, 320, 160, 64},
     {"k5v8_bf16_d512", "k5v8", DType::bf16, 512, 64, 64},  // latent and rope of MLA
