@@ -30,20 +30,6 @@ using D8 = hn::Rebind<uint8_t, F32>;
 using V32U = hn::VFromD<U32>;
 
 template <DType kType>
-HWY_INLINE VF load_lanes(const std::byte* at) {
-  const F32 d;
-  if constexpr (kType == DType::f32) {
-    return hn::LoadU(d, reinterpret_cast<const float*>(at));
-  } else if constexpr (kType == DType::f16) {
-    const hn::Rebind<hwy::float16_t, F32> d16;
-    return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(at)));
-  } else {
-    const auto bits = hn::LoadU(D16(), reinterpret_cast<const uint16_t*>(at));
-    return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(U32(), bits)));
-  }
-}
-
-template <DType kType>
 HWY_INLINE void store_lanes(VF x, std::byte* at) {
   if constexpr (kType == DType::f32) {
     hn::StoreU(x, F32(), reinterpret_cast<float*>(at));

@@ -95,6 +95,29 @@ HWY_INLINE void load_values(const V16* blocks, int octet, VF& low, VF& high) {
   }
 }
 
+// As many values of one row as there are floats in a register.
+template <DType kType>
+HWY_INLINE VF load_lanes(const std::byte* at) {
+  const F32 d;
+  if constexpr (kType == DType::f32) {
+    return hn::LoadU(d, reinterpret_cast<const float*>(at));
+  } else if constexpr (kType == DType::f16) {
+    const hn::Rebind<hwy::float16_t, F32> d16;
+    return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(at)));
+  } else {
+    const auto bits = hn::LoadU(hn::Rebind<uint16_t, F32>(), reinterpret_cast<const uint16_t*>(at));
+    return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(U32(), bits)));
+  }
+}
+
+// bf16 in the upper halves: nearest, ties to even.
+HWY_INLINE hn::VFromD<U32> rounded_to_bf16(VF x) {
+  const U32 d32;
+  const auto bits = hn::BitCast(d32, x);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1u));
+  return hn::Add(hn::Add(bits, hn::Set(d32, 0x7fffu)), odd);
+}
+
 // Bits of f16 in the lower half of 32: nearest, ties to even, clamped.
 HWY_INLINE hn::VFromD<U32> half_bits(VF x) {
   const F32 d;

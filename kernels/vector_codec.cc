@@ -14,7 +14,7 @@ VectorCodec vector_codec(CodecFamily family, CodecBackend backend) {
     case CodecFamily::fp8_e5m2:
       return is_reference ? reference_e5m2_codec() : simd_e5m2_codec();
     case CodecFamily::tqe:
-      return reference_tqe_codec();
+      return is_reference ? reference_tqe_codec() : simd_tqe_codec();
     default:
       return {nullptr, nullptr};
   }

@@ -75,6 +75,7 @@ VectorCodec simd_e4m3_codec();
 VectorCodec simd_e5m2_codec();
 VectorCodec reference_polar_codec();
 VectorCodec reference_tqe_codec();
+VectorCodec simd_tqe_codec();
 
 // Families that need a Rotation, and so one of its head_dims.
 constexpr bool is_rotated(CodecFamily family) {
