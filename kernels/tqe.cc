@@ -26,13 +26,10 @@ TqeSearch::TqeSearch(int head_dim, uint32_t magnitudes) : head_dim_(head_dim) {
 
 void TqeSearch::advance(int32_t quotients) {
   ++pass_;
-  if (fits(quotients)) {
-    fitting_ = multiplier_;
-    if (pass_ >= kTqePasses || quotients >= head_dim_ - 1) is_done_ = true;
-  } else {
-    refused_ = multiplier_;
-    if (pass_ >= kTqePasses && fitting_ >= 0) is_done_ = true;
-  }
+  (fits(quotients) ? fitting_ : refused_) = multiplier_;
+  const bool is_full = fits(quotients) && quotients >= head_dim_ - 1;
+  const bool is_late = pass_ >= kTqePasses && fitting_ >= 0;
+  is_done_ = is_full || is_late || fitting_ + 1 == refused_;
   if (is_done_) return;
   // Magnitudes add up to 8 quotients and 4 a value, and grow with the multiplier. The aim is one
   // bit short of the slot and, while nothing fits, ever lower; in the end it is 0, which always
@@ -40,7 +37,9 @@ void TqeSearch::advance(int32_t quotients) {
   const int32_t short_by = 1 << std::max(pass_ - kTqePasses + 1, 0);
   const int32_t aim = std::max(3 * head_dim_ - 2 * short_by, 0);
   int32_t next = multiplier_ * aim / (2 * quotients + head_dim_);
-  if (next <= fitting_ || next >= refused_) next = (fitting_ + refused_) / 2;
+  // It grows threefold at most, so that sums of quotients fit in 16 bits.
+  const int32_t end = std::min(refused_, 3 * multiplier_ + 1);
+  if (next <= fitting_ || next >= end) next = (fitting_ + end) / 2;
   multiplier_ = next;
 }
 

@@ -294,10 +294,17 @@ class TqeEncoder {
   }
 
   void begin_searches() {
+    // Without signs: -2^15, which only NaN makes, has a magnitude too. So the multiplier is small
+    // enough whatever a vector is, and sums of quotients fit in 16 bits.
+    const V16 zero = hn::Zero(I16());
     IntegerPair sums = {hn::Zero(I32()), hn::Zero(I32())};
     for (int i = 0; i < head_dim_; ++i) {
-      const IntegerPair magnitude = widened(hn::Abs(rotated_[i]));
-      for (int h = 0; h < 2; ++h) sums.half[h] = hn::Add(sums.half[h], magnitude.half[h]);
+      const V16 magnitude = hn::Abs(rotated_[i]);
+      const V16 parts[2] = {hn::InterleaveLower(I16(), magnitude, zero),
+                            hn::InterleaveUpper(I16(), magnitude, zero)};
+      for (int h = 0; h < 2; ++h) {
+        sums.half[h] = hn::Add(sums.half[h], hn::BitCast(I32(), parts[h]));
+      }
     }
     alignas(64) int32_t magnitudes[kColumns];
     for (int h = 0; h < 2; ++h) hn::Store(sums.half[h], I32(), magnitudes + h * (kColumns / 2));
