@@ -18,11 +18,12 @@ inline constexpr int kTqeCosets = 4;  // of 8 Z: 1, 3, 5 and 7
 inline constexpr int kTqeUnitBits = 4;
 inline constexpr int kTqeUnit = 1 << kTqeUnitBits;
 inline constexpr int32_t kTqeQuotientCost = 320;  // of one bit, in squared units
-// Metric of states that a vector does not start in. Costs of a value differ by (4 units)^2 and one
-// bit at most, so three values after the start every state has a path from the right one, and that
-// is ahead of all others.
+// By what the nearest values of cosets differ in cost at most: (4 units)^2 and one bit.
+inline constexpr int32_t kTqeCostRange = 16 * kTqeUnit * kTqeUnit + kTqeQuotientCost;
+// Metric of states that a vector does not start in. Three values after the start every state has a
+// path from the right one, and that is ahead of all others; 16 bits still tell which.
 inline constexpr int32_t kTqeBarred = 1 << 14;
-static_assert(3 * (16 * kTqeUnit * kTqeUnit + kTqeQuotientCost) < kTqeBarred);
+static_assert(3 * kTqeCostRange < kTqeBarred && kTqeBarred + 3 * kTqeCostRange <= INT16_MAX);
 // The search's first multiplier makes the mean magnitude this many units; quotients then are one
 // bit in the mean where values are normal.
 inline constexpr uint64_t kTqeMeanFirst = 189;

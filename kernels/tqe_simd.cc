@@ -49,8 +49,7 @@ class ColumnTrellis {
  private:
   static constexpr int kPeriodBits = kTqeUnitBits + 3;
 
-  // Of the nearest values of all cosets, less than what the best of them has by no more than 16
-  // bits hold.
+  // Squared error and bits of the nearest value of every coset.
   static HWY_INLINE void costs(V16 target, V16* HWY_RESTRICT cost) {
     const I16 d;
     constexpr int kHalf = 1 << (kPeriodBits - 1);
