@@ -104,20 +104,24 @@ class ColumnTrellis {
     // one is bit 0.
     alignas(16) static constexpr uint8_t kCosets[16] = {16, 80, 80, 16, 112, 48,  48,  112,
                                                         80, 16, 16, 80, 48,  112, 112, 48};
-    const V8 cosets = hn::LoadDup128(U8(), kCosets);
-    const V16 one = hn::Set(d, 1), upper_byte = hn::Set(d, INT16_MIN);
+    alignas(16) static constexpr uint8_t kBits[16] = {1, 2, 4, 8, 16, 32, 64, 128};
+    const V8 cosets = hn::LoadDup128(U8(), kCosets), bits = hn::LoadDup128(U8(), kBits);
+    const auto look_up = [&](V8 table, V16 index) HWY_ATTR {  // upper bytes become 0
+      const V16 lower_only = hn::Or(index, hn::Set(d, INT16_MIN));
+      return hn::BitCast(d, hn::TableLookupBytesOr0(table, hn::BitCast(U8(), lower_only)));
+    };
     V16 sum = hn::Zero(d);
     for (int i = head_dim_ - 1; i >= 0; --i) {
-      const V16 oldest = hn::And(hn::Shr(oldest_[i], state), one);
-      const V16 inputs = hn::Or(state, hn::ShiftLeft<3>(oldest));
-      const V16 index = hn::Or(inputs, upper_byte);  // which makes the upper byte 0
-      const V16 coset = hn::BitCast(d, hn::TableLookupBytesOr0(cosets, hn::BitCast(U8(), index)));
+      // Highway's shifts by lanes would need more than SSSE3 has.
+      const auto oldest = hn::TestBit(oldest_[i], look_up(bits, state));
+      const V16 inputs = hn::Or(state, hn::IfThenElseZero(oldest, hn::Set(d, 8)));
+      const V16 coset = look_up(cosets, inputs);
       const V16 target = hn::MulFixedPoint15(x[i], multipliers);
       const V16 shifted = hn::Sub(hn::Add(target, hn::Set(d, 1 << (kPeriodBits - 1))), coset);
       const V16 sign = hn::ShiftRight<15>(shifted);
       const V16 quotient = hn::Xor(hn::ShiftRight<kPeriodBits>(shifted), sign);
       sum = hn::Add(sum, quotient);
-      const V16 input = hn::ShiftLeft<kInputBit>(hn::And(inputs, one));
+      const V16 input = hn::ShiftLeft<kInputBit>(hn::And(inputs, hn::Set(d, 1)));
       found_[i] = hn::Or(hn::Or(quotient, input), hn::And(sign, hn::Set(d, 1 << kSignBit)));
       state = hn::ShiftRight<1>(inputs);
     }
