@@ -71,6 +71,20 @@ HWY_INLINE void scatter(D d, hn::VFromD<D> v, std::byte* const* rows, size_t off
 
 constexpr size_t bytes_of(DType type) { return type == DType::f32 ? 4 : 2; }
 
+// Of infinity and NaN too, as one of them.
+template <class V>
+HWY_INLINE VF from_half(V half) {
+  const F32 d;
+  const VF x = hn::PromoteTo(d, half);
+#if HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4
+  // Without an instruction for it Highway reads them as 2^16 and more.
+  const auto beyond = hn::Ge(hn::Abs(x), hn::Set(d, 0x1.0p16f));
+  return hn::IfThenElse(beyond, hn::Mul(x, hn::Set(d, 0x1.0p112f)), x);
+#else
+  return x;
+#endif
+}
+
 // 8 values of every token as floats, the first four and the others: of block `octet` or, for f32,
 // of two blocks.
 template <DType kType>
@@ -85,8 +99,8 @@ HWY_INLINE void load_values(const V16* blocks, int octet, VF& low, VF& high) {
     const auto halves = hn::BitCast(d64, blocks[octet]);
     const auto lower = hn::LowerHalf(hn::ConcatEven(d64, halves, halves));
     const auto upper = hn::LowerHalf(hn::ConcatOdd(d64, halves, halves));
-    low = hn::PromoteTo(d, hn::BitCast(d16, lower));
-    high = hn::PromoteTo(d, hn::BitCast(d16, upper));
+    low = from_half(hn::BitCast(d16, lower));
+    high = from_half(hn::BitCast(d16, upper));
   } else {
     const U16 d16;
     const auto bits = hn::BitCast(d16, blocks[octet]);
@@ -103,7 +117,7 @@ HWY_INLINE VF load_lanes(const std::byte* at) {
     return hn::LoadU(d, reinterpret_cast<const float*>(at));
   } else if constexpr (kType == DType::f16) {
     const hn::Rebind<hwy::float16_t, F32> d16;
-    return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(at)));
+    return from_half(hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(at)));
   } else {
     const auto bits = hn::LoadU(hn::Rebind<uint16_t, F32>(), reinterpret_cast<const uint16_t*>(at));
     return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(U32(), bits)));
