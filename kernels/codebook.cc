@@ -106,7 +106,7 @@ const Codebook& codebook(int bits) {
   return books[bits - 1];
 }
 
-int narrow_input_scale(int head_dim) {
+int encoded_deviation(int head_dim) {
   return static_cast<int>((INT16_MAX - head_dim / 2.0) / std::sqrt(head_dim));
 }
 
@@ -131,7 +131,7 @@ CodeTables CodeTables::make(int bits, int head_dim) {
   const Codebook& book = codebook(bits);
   CodeTables tables;
   tables.bits = bits;
-  tables.input_scale = narrow_input_scale(head_dim);
+  tables.input_scale = encoded_deviation(head_dim);
   tables.input_shift = bits <= narrow_bits_max(head_dim) ? 0 : kWideShift;
   const int narrow_scale = static_cast<int>(INT16_MAX / (kLengtheningMax * head_dim));
   for (int i = 1; i < (1 << bits); ++i) {

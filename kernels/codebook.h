@@ -40,7 +40,7 @@ inline constexpr int kWideShift = 8;
 
 // What a rotated coordinate's deviation is in integers: the largest for which the rotation's sums
 // stay within 16 bits, since |sum| <= sqrt(d) |x| and rounding adds d / 2.
-int narrow_input_scale(int head_dim);
+int encoded_deviation(int head_dim);
 
 inline constexpr int kBinCount = 64;
 inline constexpr int kBinBitsMax = 5;
@@ -50,7 +50,7 @@ inline constexpr int kBinBitsMax = 5;
 // machine. Immutable.
 struct CodeTables {
   int bits = 0;
-  int input_scale = 0;  // as narrow_input_scale() says: the unit of the thresholds
+  int input_scale = 0;  // as encoded_deviation() says: the unit of the thresholds
   // Binary places: a vector's length is input_scale * 2^input_shift when it is rounded to integers.
   int input_shift = 0;
   // As Codebook's, times input_scale.

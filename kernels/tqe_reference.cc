@@ -93,7 +93,7 @@ void encode_words(const std::vector<int32_t>& rotated, std::byte* slot) {
 bool encode_vector(const EncodeRun& run, uint32_t token, std::vector<float>& values) {
   const float norm = reference::write_norm(run, token, values);
   if (std::isnan(norm)) return false;
-  const auto length = static_cast<float>(narrow_input_scale(run.head_dim));
+  const auto length = static_cast<float>(encoded_deviation(run.head_dim));
   const float scale = norm > 0 ? length / norm : 0.0f;
   encode_words(reference::rotated(*run.rotation, scale, values),
                run.planes[0] + size_t{token} * (run.head_dim / 2));

@@ -12,7 +12,7 @@
 #include "kernels/tqe.h"
 #include "kernels/vector_codec.h"
 #if HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128
-#include "kernels/simd_columns-inl.h"
+#include "kernels/simd_columns16-inl.h"
 #endif
 
 HWY_BEFORE_NAMESPACE();
@@ -273,7 +273,7 @@ class TqeEncoder {
       const auto flag = hn::Set(d32, uint32_t{kNormOffsetFlag} << 16);
       stored.half[h] =
           hn::BitCast(d, hn::Or(rounded, hn::And(flag, hn::BitCast(d32, shifted.half[h]))));
-      const auto length = hn::Set(d, static_cast<float>(narrow_input_scale(head_dim_)));
+      const auto length = hn::Set(d, static_cast<float>(encoded_deviation(head_dim_)));
       scale.half[h] = hn::IfThenElseZero(hn::Gt(norm, hn::Zero(d)), hn::Div(length, norm));
     }
     alignas(64) int16_t norms[kColumns];

@@ -7,11 +7,11 @@
 //
 // Compiled once for every instruction set, by tqe_simd.cc alone.
 
-#if defined(HADAL_KERNELS_SIMD_COLUMNS_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef HADAL_KERNELS_SIMD_COLUMNS_INL_H_
-#undef HADAL_KERNELS_SIMD_COLUMNS_INL_H_
+#if defined(HADAL_KERNELS_SIMD_COLUMNS16_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef HADAL_KERNELS_SIMD_COLUMNS16_INL_H_
+#undef HADAL_KERNELS_SIMD_COLUMNS16_INL_H_
 #else
-#define HADAL_KERNELS_SIMD_COLUMNS_INL_H_
+#define HADAL_KERNELS_SIMD_COLUMNS16_INL_H_
 #endif
 
 #include "kernels/simd_rotation-inl.h"
@@ -212,4 +212,4 @@ HWY_NOINLINE void rotate_columns_back(const Rotation& rotation, V16* x) {
 }  // namespace hadal
 HWY_AFTER_NAMESPACE();
 
-#endif  // HADAL_KERNELS_SIMD_COLUMNS_INL_H_
+#endif  // HADAL_KERNELS_SIMD_COLUMNS16_INL_H_
