@@ -74,19 +74,18 @@ constexpr size_t bytes_of(DType type) { return type == DType::f32 ? 4 : 2; }
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(F32()));  // divides 16, and so any head_dim
 using D16 = hn::Rebind<uint16_t, F32>;
 
-// Neighbouring values as floats.
-template <DType kType>
-HWY_INLINE VF load_lanes(const std::byte* at) {
+// Of infinity and NaN too, as one of them.
+template <class V>
+HWY_INLINE VF from_half(V half) {
   const F32 d;
-  if constexpr (kType == DType::f32) {
-    return hn::LoadU(d, reinterpret_cast<const float*>(at));
-  } else if constexpr (kType == DType::f16) {
-    const hn::Rebind<hwy::float16_t, F32> d16;
-    return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(at)));
-  } else {
-    const auto bits = hn::LoadU(D16(), reinterpret_cast<const uint16_t*>(at));
-    return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(U32(), bits)));
-  }
+  const VF x = hn::PromoteTo(d, half);
+#if HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4
+  // Without an instruction for it Highway reads them as 2^16 and more.
+  const auto beyond = hn::Ge(hn::Abs(x), hn::Set(d, 0x1.0p16f));
+  return hn::IfThenElse(beyond, hn::Mul(x, hn::Set(d, 0x1.0p112f)), x);
+#else
+  return x;
+#endif
 }
 
 // 8 values of every token as floats, the first four and the others: of block `octet` or, for f32,
@@ -103,14 +102,37 @@ HWY_INLINE void load_values(const V16* blocks, int octet, VF& low, VF& high) {
     const auto halves = hn::BitCast(d64, blocks[octet]);
     const auto lower = hn::LowerHalf(hn::ConcatEven(d64, halves, halves));
     const auto upper = hn::LowerHalf(hn::ConcatOdd(d64, halves, halves));
-    low = hn::PromoteTo(d, hn::BitCast(d16, lower));
-    high = hn::PromoteTo(d, hn::BitCast(d16, upper));
+    low = from_half(hn::BitCast(d16, lower));
+    high = from_half(hn::BitCast(d16, upper));
   } else {
     const U16 d16;
     const auto bits = hn::BitCast(d16, blocks[octet]);
     low = hn::BitCast(d, hn::InterleaveLower(d16, hn::Zero(d16), bits));
     high = hn::BitCast(d, hn::InterleaveUpper(d16, hn::Zero(d16), bits));
   }
+}
+
+// As many values of one row as there are floats in a register.
+template <DType kType>
+HWY_INLINE VF load_lanes(const std::byte* at) {
+  const F32 d;
+  if constexpr (kType == DType::f32) {
+    return hn::LoadU(d, reinterpret_cast<const float*>(at));
+  } else if constexpr (kType == DType::f16) {
+    const hn::Rebind<hwy::float16_t, F32> d16;
+    return from_half(hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(at)));
+  } else {
+    const auto bits = hn::LoadU(D16(), reinterpret_cast<const uint16_t*>(at));
+    return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(U32(), bits)));
+  }
+}
+
+// bf16 in the upper halves: nearest, ties to even.
+HWY_INLINE hn::VFromD<U32> rounded_to_bf16(VF x) {
+  const U32 d32;
+  const auto bits = hn::BitCast(d32, x);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1u));
+  return hn::Add(hn::Add(bits, hn::Set(d32, 0x7fffu)), odd);
 }
 
 // Bits of f16 in the lower half of 32: nearest, ties to even, clamped.

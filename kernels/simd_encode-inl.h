@@ -90,7 +90,7 @@ class Encoder {
     for (uint32_t token = run_.exact_token_count; token < run_.token_count; ++token) {
       const std::byte* at = first_ + token * run_.token_stride_bytes;
       for (int i = 0; i < kHeadDim / kFloats; ++i)
-        sum[i] = hn::Add(sum[i], load_row<kType>(at + i * kFloats * bytes_of(kType)));
+        sum[i] = hn::Add(sum[i], load_lanes<kType>(at + i * kFloats * bytes_of(kType)));
     }
     const uint32_t count = run_.token_count - run_.exact_token_count;
     const float scale = count == 0 ? 0.0f : 1.0f / static_cast<float>(count);
@@ -102,27 +102,6 @@ class Encoder {
       hn::StoreU(hn::DemoteTo(d16, hn::BitCast(I32(), hn::ShiftRight<16>(rounded))), d16,
                  run_.offsets + i * kFloats);
     }
-  }
-
-  // Nearest, ties to even, in the upper halves.
-  static HWY_INLINE hn::VFromD<U32> rounded_to_bf16(VF x) {
-    const U32 d32;
-    const auto bits = hn::BitCast(d32, x);
-    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1u));
-    return hn::Add(hn::Add(bits, hn::Set(d32, 0x7fffu)), odd);
-  }
-
-  template <DType kType>
-  static HWY_INLINE VF load_row(const std::byte* at) {
-    const F32 d;
-    if constexpr (kType == DType::f32) return hn::LoadU(d, reinterpret_cast<const float*>(at));
-    if constexpr (kType == DType::f16) {
-      const hn::Rebind<hwy::float16_t, F32> d16;
-      return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(at)));
-    }
-    const hn::Rebind<uint16_t, F32> d16;
-    const auto bits = hn::LoadU(d16, reinterpret_cast<const uint16_t*>(at));
-    return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(U32(), bits)));
   }
 
   static HWY_INLINE VF squares_of_run(const VF* x) {

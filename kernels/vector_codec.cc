@@ -17,6 +17,8 @@ VectorCodec vector_codec(CodecFamily family, CodecBackend backend) {
       return is_reference ? reference_e4m3_codec() : simd_e4m3_codec();
     case CodecFamily::fp8_e5m2:
       return is_reference ? reference_e5m2_codec() : simd_e5m2_codec();
+    case CodecFamily::tqe:
+      return is_reference ? reference_tqe_codec() : simd_tqe_codec();
     default:
       return {};
   }

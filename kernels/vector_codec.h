@@ -93,6 +93,8 @@ VectorCodec simd_prod_codec();
 VectorCodec simd_qjl_codec();
 void reference_score_run(const ScoreRun& run);  // of TurboQuant-MSE, TurboQuant-prod and QJL
 void simd_score_run(const ScoreRun& run);
+VectorCodec reference_tqe_codec();
+VectorCodec simd_tqe_codec();
 
 // Families that need a Rotation, and so one of its head_dims.
 constexpr bool is_rotated(CodecFamily family) {

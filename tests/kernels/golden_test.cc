@@ -44,6 +44,8 @@ constexpr GoldenCase kCases[] = {
     {"k3v2_prodg_f32_d80", "k3v2-prodg", DType::f32, 80, 64, 64},
     {"qjl_f16_d64", "qjl", DType::f16, 64, 112, 0},
     {"qjlg_bf16_d96", "qjlg", DType::bf16, 96, 64, 64},
+    {"tqe_bf16_d128", "tqe", DType::bf16, 128, 64, 0},
+    {"tqe_f32_d80", "tqe", DType::f32, 80, 576, 64},
     {"k5v4_layer1_k3v2_bf16_d64", "k5v4/1-1:k3v2", DType::bf16, 64, 64, 0},
     {"k5v3_f32_d320", "k5v3", DType::f32, 320, 160, 64},
     {"k5v8_bf16_d512", "k5v8", DType::bf16, 512, 64, 64},  // latent and rope of MLA
