@@ -74,6 +74,24 @@ constexpr size_t bytes_of(DType type) { return type == DType::f32 ? 4 : 2; }
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(F32()));  // divides 16, and so any head_dim
 using D16 = hn::Rebind<uint16_t, F32>;
 
+// Of f16.
+HWY_INLINE VF from_half_bits(hn::VFromD<D16> bits) {
+#if HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4
+  // Without an instruction for it Highway takes infinity and NaN for numbers. As half_to_float() of
+  // value_conversion.h.
+  const U32 d;
+  const auto wide = hn::PromoteTo(d, bits);
+  const auto sign = hn::ShiftLeft<16>(hn::And(wide, hn::Set(d, 0x8000u)));
+  const auto rest = hn::ShiftLeft<13>(hn::And(wide, hn::Set(d, 0x7fffu)));
+  const auto finite = hn::BitCast(d, hn::Mul(hn::BitCast(F32(), rest), hn::Set(F32(), 0x1.0p112f)));
+  const auto is_finite = hn::Lt(rest, hn::Set(d, 0x0f800000u));
+  const auto magnitude = hn::IfThenElse(is_finite, finite, hn::Or(rest, hn::Set(d, 0x7f800000u)));
+  return hn::BitCast(F32(), hn::Or(sign, magnitude));
+#else
+  return hn::PromoteTo(F32(), hn::BitCast(hn::Rebind<hwy::float16_t, F32>(), bits));
+#endif
+}
+
 // Neighbouring values as floats.
 template <DType kType>
 HWY_INLINE VF load_lanes(const std::byte* at) {
@@ -81,8 +99,7 @@ HWY_INLINE VF load_lanes(const std::byte* at) {
   if constexpr (kType == DType::f32) {
     return hn::LoadU(d, reinterpret_cast<const float*>(at));
   } else if constexpr (kType == DType::f16) {
-    const hn::Rebind<hwy::float16_t, F32> d16;
-    return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(at)));
+    return from_half_bits(hn::LoadU(D16(), reinterpret_cast<const uint16_t*>(at)));
   } else {
     const auto bits = hn::LoadU(D16(), reinterpret_cast<const uint16_t*>(at));
     return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(U32(), bits)));
@@ -98,13 +115,12 @@ HWY_INLINE void load_values(const V16* blocks, int octet, VF& low, VF& high) {
     low = hn::BitCast(d, blocks[2 * octet]);
     high = hn::BitCast(d, blocks[2 * octet + 1]);
   } else if constexpr (kType == DType::f16) {
-    const hn::Rebind<hwy::float16_t, F32> d16;
     const hn::Repartition<uint64_t, I16> d64;
     const auto halves = hn::BitCast(d64, blocks[octet]);
     const auto lower = hn::LowerHalf(hn::ConcatEven(d64, halves, halves));
     const auto upper = hn::LowerHalf(hn::ConcatOdd(d64, halves, halves));
-    low = hn::PromoteTo(d, hn::BitCast(d16, lower));
-    high = hn::PromoteTo(d, hn::BitCast(d16, upper));
+    low = from_half_bits(hn::BitCast(D16(), lower));
+    high = from_half_bits(hn::BitCast(D16(), upper));
   } else {
     const U16 d16;
     const auto bits = hn::BitCast(d16, blocks[octet]);

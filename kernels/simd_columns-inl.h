@@ -49,7 +49,7 @@ HWY_INLINE VF load_fours(std::byte* const* rows, size_t offset_bytes) {
   } else {
     const auto bits = gather<4>(D16(), rows, offset_bytes);
     if constexpr (kType == DType::f16) {
-      return hn::PromoteTo(d, hn::BitCast(hn::Rebind<hwy::float16_t, F32>(), bits));
+      return from_half_bits(bits);
     } else {
       return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(U32(), bits)));
     }

@@ -296,6 +296,13 @@ TEST(Codec, RealKeysAndValuesStayNearTheory) {
   EXPECT_LT(source->distortion(Side::value, decoded), 0.0105);
 }
 
+TEST(Codec, NonFiniteValuesAreReportedOnEveryInstructionSet) {
+  on_every_instruction_set([](const std::string& target) {
+    SCOPED_TRACE(target);
+    expect_non_finite_is_reported("k5v4", CodecBackend::cpu);
+  });
+}
+
 TEST(Codec, NonFiniteValuesAnywhereAreReportedAndRawKeepsThem) {
   const float bad[] = {std::numeric_limits<float>::quiet_NaN(),
                        std::numeric_limits<float>::infinity(),

@@ -345,9 +345,12 @@ TEST(Prod, AnyBytesDecodeToFiniteValuesAlikeEverywhere) {
 }
 
 TEST(Prod, NonFiniteValuesAreReported) {
-  for (const CodecBackend backend : kBackends) {
-    for (const char* name : kNames) expect_non_finite_is_reported(name, backend);
-  }
+  on_every_instruction_set([](const std::string& target) {
+    SCOPED_TRACE(target);
+    for (const CodecBackend backend : kBackends) {
+      for (const char* name : kNames) expect_non_finite_is_reported(name, backend);
+    }
+  });
 }
 
 TEST(Prod, EmptyTinyAndHugeVectors) {
