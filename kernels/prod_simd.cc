@@ -201,7 +201,7 @@ class ColumnDecoder {
       read_signs(token);
       if (run_.tables != nullptr) add_centroids(token);
       if (run_.offsets != nullptr) add_offsets(token);
-      store_columns<kType>(
+      rows_.store_columns<kType>(
           values_, run_.head_dim,
           ColumnRows(run_.values, run_.token_stride_bytes, token, run_.token_count));
     }
@@ -255,6 +255,7 @@ class ColumnDecoder {
   const ProductUnits units_;
   ColumnTable centroids_;
   ColumnBits bits_;
+  RowBuffer rows_;
   VF values_[kColumnsMax];
   V32 integers_[kColumnsMax];
 };
