@@ -67,7 +67,7 @@ EngineHash digest_engine_string(absl::string_view text) {
 }
 
 KeyBinder::KeyBinder(const KeyNamespace& key_namespace, KeyShard shard) : shard_(shard) {
-  std::string fields = "hadal namespace 1";
+  std::string fields = "hadal namespace 2";
   append_text(fields, key_namespace.model);
   append_integer(fields, key_namespace.layout_hash);
   append_integer(fields, static_cast<uint8_t>(key_namespace.family));

@@ -9,7 +9,7 @@
 
 namespace hadal {
 
-// Numbers are part of block format v1.
+// Numbers are part of the block format.
 enum class CodecFamily : uint8_t {
   raw = 0,
   turboquant_mse = 1,

@@ -1,6 +1,6 @@
 #pragma once
 
-// Block format v1 (docs/block_format.md): 256-byte header, cell table, cells. Little endian.
+// Block format v2 (docs/block_format.md): 256-byte header, cell table, cells. Little endian.
 
 #include <cstddef>
 #include <cstdint>
@@ -15,16 +15,16 @@
 
 namespace hadal {
 
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "block format v1 is little endian");
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the block format is little endian");
 
 inline constexpr uint32_t kBlockMagic = 0x31424448;  // "HDB1"
-inline constexpr uint16_t kBlockVersion = 1;
+inline constexpr uint16_t kBlockVersion = 2;
 inline constexpr uint8_t kDropValueSide = 0x80;
 
 enum class Side : uint8_t { key = 0, value = 1 };
 
 enum BlockFlags : uint32_t {
-  kBlockEncrypted = 1u << 0,   // reserved: version 1 readers refuse it
+  kBlockEncrypted = 1u << 0,   // reserved: version 2 readers refuse it
   kBlockKeyOffsets = 1u << 1,  // plane 0 of K has an offset section
   kBlockNonFinite = 1u << 2,   // raw because the values held NaN or infinity
   kBlockGaussian = 1u << 3,    // the projection of codecs 2 and 3 is Gaussian

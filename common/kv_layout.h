@@ -8,7 +8,7 @@
 
 namespace hadal {
 
-// Type of one KV value in the engine's memory. Numbers are part of block format v1.
+// Type of one KV value in the engine's memory. Numbers are part of the block format.
 enum class DType : uint8_t { f16 = 0, bf16 = 1, f32 = 2, opaque = 3, f8_e4m3 = 4, f8_e5m2 = 5 };
 
 size_t dtype_bytes(DType dtype);  // opaque: 1, and f8 too

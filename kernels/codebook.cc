@@ -38,21 +38,25 @@ double cell_error(double a, double b, double c) {
   return second - 2 * c * first + c * c * mass(a, b);
 }
 
-// Cell edges, edges[0] = -inf to edges[count] = inf. Starts from the asymptotically optimal points
-// (density to the power 1/3: a normal of variance 3) and iterates Lloyd's two conditions.
-std::vector<double> lloyd_edges(int count) {
-  std::vector<double> edges(count + 1);
-  edges.front() = -kInfinity;
-  edges.back() = kInfinity;
-  for (int i = 1; i < count; ++i) {
-    // Inverse of the normal distribution by bisection: made once a process.
-    double low = -10, high = 10;
-    for (int step = 0; step < 60; ++step) {
-      const double middle = (low + high) / 2;
-      (mass(-kInfinity, middle) < double(i) / count ? low : high) = middle;
-    }
-    edges[i] = std::sqrt(3.0) * low;
+// Where N(0, 3) has so much mass below.
+double quantile(double below) {
+  double low = -10, high = 10;  // by bisection: made once a process
+  for (int step = 0; step < 60; ++step) {
+    const double middle = (low + high) / 2;
+    (mass(-kInfinity, middle) < below ? low : high) = middle;
   }
+  return std::sqrt(3.0) * low;
+}
+
+// Edges of `count` cells that fill [begin, end]. Starts from the asymptotically optimal points
+// (density to the power 1/3: a normal of variance 3) and iterates Lloyd's two conditions.
+std::vector<double> lloyd_edges(double begin, double end, int count) {
+  std::vector<double> edges(count + 1);
+  edges.front() = begin;
+  edges.back() = end;
+  const double below = mass(-kInfinity, begin / std::sqrt(3.0));
+  const double inside = mass(-kInfinity, end / std::sqrt(3.0)) - below;
+  for (int i = 1; i < count; ++i) edges[i] = quantile(below + inside * i / count);
   for (int round = 0; round < kLloydRoundsMax; ++round) {
     double moved = 0;
     double previous = cell_mean(edges[0], edges[1]);
@@ -65,7 +69,22 @@ std::vector<double> lloyd_edges(int count) {
     }
     if (moved < kLloydTolerance) break;
   }
-  // Exactly symmetric, as the optimum is.
+  return edges;
+}
+
+// edges[0] = -inf to edges[2^bits] = inf, exactly symmetric, as the optimum is.
+std::vector<double> codebook_edges(int bits) {
+  const int refined = std::min(bits, kRefinedBits);
+  std::vector<double> edges = lloyd_edges(-kInfinity, kInfinity, 1 << refined);
+  if (bits > refined) {
+    const std::vector<double> whole = std::move(edges);
+    edges = {-kInfinity};
+    for (size_t i = 0; i + 1 < whole.size(); ++i) {
+      const std::vector<double> parts = lloyd_edges(whole[i], whole[i + 1], 1 << (bits - refined));
+      edges.insert(edges.end(), parts.begin() + 1, parts.end());
+    }
+  }
+  const int count = 1 << bits;
   for (int i = 1; i < count; ++i) {
     if (2 * i >= count) edges[i] = 2 * i == count ? 0 : -edges[count - i];
   }
@@ -76,7 +95,7 @@ Codebook make(int bits) {
   Codebook book;
   book.bits = bits;
   const int count = 1 << bits;
-  const std::vector<double> edges = lloyd_edges(count);
+  const std::vector<double> edges = codebook_edges(bits);
   for (int plane = 0; plane < bits; ++plane) {
     const int width = count >> plane;  // cells under one prefix of `plane` bits
     for (int i = 0; i < (1 << plane); ++i) {

@@ -11,7 +11,11 @@ inline constexpr size_t kCodebookMaxSize = size_t{1} << limits::kBitsMax;
 
 // Lloyd-Max scalar quantiser of N(0, 1) (Max 1960, Lloyd 1982) with 2^bits cells, the codebook of
 // TurboQuant-MSE (arXiv 2504.19874, section 3.1). The index of a cell is its rank, so that its most
-// significant bits name a merged cell and planes can be dropped from the end.
+// significant bits name a merged cell and planes can be dropped from the end. Above kRefinedBits
+// the cells of that many bits are cut, each by Lloyd's iteration within it: at most 2.1 % from the
+// optimum, while of the optimum's own merged cells 2 or 3 planes would be up to 5.8 % from theirs.
+inline constexpr int kRefinedBits = 5;
+
 struct Codebook {
   int bits = 0;
 

@@ -177,7 +177,7 @@ TEST_P(BadBlocksTest, EveryKindIsACountedMissThatWritesNothing) {
       {"version",
        [](Bytes& b) {
          edit_header(
-             b, [](BlockHeader& h) { h.version = 2; }, true);
+             b, [](BlockHeader& h) { h.version = 1; }, true);
        }},
       {"encrypted",
        [](Bytes& b) {

@@ -11,24 +11,31 @@
 namespace hadal {
 namespace {
 
+// Of Lloyd-Max quantisers; those of 1 to 6 bits are published.
+constexpr double kOptimum[] = {0.36338,   0.11748,  0.034548,  0.009501,
+                               0.0025047, 0.000644, 1.6348e-4, 4.1187e-5};
+
 TEST(Codebook, HasThePublishedDistortions) {
-  const double published[] = {0.36338, 0.11748, 0.034548, 0.009501, 0.0025047, 0.000644};
-  for (int bits = 1; bits <= 6; ++bits) {
-    EXPECT_NEAR(codebook(bits).distortion[bits - 1], published[bits - 1],
-                published[bits - 1] * 1e-3)
-        << bits;
-  }
-  for (int bits = 7; bits <= 8; ++bits) {
-    EXPECT_LT(codebook(bits).distortion[bits - 1], codebook(bits - 1).distortion[bits - 2] / 3.7);
+  for (int bits = 1; bits <= kRefinedBits; ++bits) {
+    const double published = kOptimum[bits - 1];
+    EXPECT_NEAR(codebook(bits).distortion[bits - 1], published, published * 1e-3) << bits;
   }
 }
 
-TEST(Codebook, TruncatesAlmostWithoutLoss) {
+TEST(Codebook, AnyPrecisionIsWithinFourPercentOfTheOptimum) {
+  for (int bits = 1; bits <= 8; ++bits) {
+    for (int planes = 1; planes <= bits; ++planes) {
+      const double found = codebook(bits).distortion[planes - 1];
+      EXPECT_LT(found, 1.04 * kOptimum[planes - 1]) << planes << " of " << bits;
+      EXPECT_GT(found, 0.999 * kOptimum[planes - 1]) << planes << " of " << bits;
+    }
+  }
   EXPECT_NEAR(codebook(4).distortion[2], 0.03485, 2e-5);
   EXPECT_NEAR(codebook(4).distortion[1], 0.1203, 1e-4);
   EXPECT_NEAR(codebook(5).distortion[3], 0.00956, 1e-5);
   EXPECT_NEAR(codebook(5).distortion[2], 0.03536, 2e-5);
   EXPECT_NEAR(codebook(5).distortion[1], 0.1219, 1e-4);
+  EXPECT_NEAR(codebook(8).distortion[7], 1.0206 * kOptimum[7], 1e-3 * kOptimum[7]);
 }
 
 TEST(Codebook, IsSortedAndSymmetricAtEveryPlaneCount) {

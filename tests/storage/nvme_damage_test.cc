@@ -156,7 +156,7 @@ TEST_F(NvmeStoreTest, WholeFilesWithWrongBlocksAreMisses) {
     std::memcpy(block.bytes.data(), &header, sizeof(header));
     seal_block(absl::MakeSpan(block.bytes));
   };
-  edit(blocks[0], [](BlockHeader& header) { header.version = 2; });
+  edit(blocks[0], [](BlockHeader& header) { header.version = 1; });
   blocks[1].bytes = make_block(99).bytes;  // of another key
   edit(blocks[2], [](BlockHeader& header) { header.layout_hash ^= 1; });
   ++blocks[3].offer.layout_hash;                       // of another layout
