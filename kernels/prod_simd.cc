@@ -113,7 +113,8 @@ class ColumnEncoder {
     hn::Store(odd, I64(), squares[1]);
     for (uint32_t t = 0; t < kLanes && token + t < run_.token_count; ++t) {
       const float length = std::sqrt(static_cast<float>(squares[t % 2][t / 2]));
-      run_.residual_norms[token + t] = reference::bf16_of(length * (source_.norm(t) / residual_length_));
+      run_.residual_norms[token + t] =
+          reference::bf16_of(length * (source_.norm(t) / residual_length_));
     }
   }
 

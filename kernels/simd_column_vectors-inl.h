@@ -57,16 +57,15 @@ class ColumnSource {
   float norm(uint32_t lane) const { return norms_[lane]; }
   uint16_t offset_flag(uint32_t lane) const { return flags_[lane] != 0 ? kNormOffsetFlag : 0; }
   bool is_finite(uint32_t lane) const {
-    return std::isfinite(squares_[lane]) &&
-           (reference::bf16_of(norms_[lane]) & 0x7f80u) != 0x7f80u;
+    return std::isfinite(squares_[lane]) && (reference::bf16_of(norms_[lane]) & 0x7f80u) != 0x7f80u;
   }
 
   // Scaled to `length`, rounded and rotated.
   void rotate(float length, V32* HWY_RESTRICT integers) const {
     const F32 d;
     const VF norm = norms();
-    const VF scale = hn::IfThenElseZero(hn::Gt(norm, hn::Zero(d)),
-                                        hn::Div(hn::Set(d, length), norm));
+    const VF scale =
+        hn::IfThenElseZero(hn::Gt(norm, hn::Zero(d)), hn::Div(hn::Set(d, length), norm));
     for (int i = 0; i < run_.head_dim; ++i) {
       integers[i] = hn::NearestInt(hn::Mul(values_[i], scale));
     }
