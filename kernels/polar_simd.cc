@@ -183,19 +183,21 @@ class PolarDecoder {
 
  private:
   void read(uint32_t token, uint32_t lane) {
-    constexpr uint16_t kMax = bf16_from_bits(std::bit_cast<uint32_t>(kPolarLengthMax));
     const uint16_t* const radii = run_.norms + size_t{token} * run_count_;
-    for (int i = 0; i < run_count_; ++i) {
-      radii_[i][lane] = reference::bf16_value(std::min<uint16_t>(radii[i] & 0x7fffu, kMax));
-    }
+    for (int i = 0; i < run_count_; ++i) radii_[i][lane] = radii[i];
     columns_.read(run_.planes[0] + token * polar_words_bytes(run_count_), run_count_, lane);
   }
 
+  HWY_INLINE VF radius(int i) const {
+    const U32 d;
+    constexpr uint32_t kMax = std::bit_cast<uint32_t>(kPolarLengthMax) >> 16;
+    const auto bits = hn::And(hn::Load(d, radii_[i]), hn::Set(d, 0x7fffu));
+    return hn::BitCast(F32(), hn::ShiftLeft<16>(hn::Min(bits, hn::Set(d, kMax))));
+  }
   HWY_INLINE VF length() const {
     VF squared = hn::Zero(F32());
     for (int i = 0; i < run_count_; ++i) {
-      const VF radius = hn::Load(F32(), radii_[i]);
-      squared = hn::Add(squared, hn::Mul(radius, radius));
+      squared = hn::Add(squared, hn::Mul(radius(i), radius(i)));
     }
     return hn::Sqrt(squared);
   }
@@ -224,7 +226,7 @@ class PolarDecoder {
     const V32 level1 = hn::BitCast(d, hn::Load(U32(), columns_.level1[i]));
     const V32 upper = hn::BitCast(d, hn::Load(U32(), columns_.upper[i]));
     V32 values[kPolarRun];
-    values[0] = hn::NearestInt(hn::Mul(hn::Load(F32(), radii_[i]), scale));
+    values[0] = hn::NearestInt(hn::Mul(radius(i), scale));
     decode_level<4, 12>(upper, values);
     decode_level<3, 8>(upper, values);
     decode_level<2, 0>(upper, values);
@@ -242,7 +244,7 @@ class PolarDecoder {
   const PolarScale lengths_;
   V32 cosines_[kPolarLevels + 1], sines_[kPolarLevels + 1];
   PolarColumns columns_;
-  alignas(64) float radii_[kPolarRunsMax][kLanes];
+  alignas(64) uint32_t radii_[kPolarRunsMax][kLanes];  // as stored
   VF values_[kColumnsMax];
   V32 integers_[kColumnsMax];
 };
@@ -264,8 +266,10 @@ HWY_EXPORT(DecodePolar);
 VectorCodec simd_polar_codec() {
   polar_tables();  // made now, not in a request
   return {[](const EncodeRun& run) { return HWY_DYNAMIC_DISPATCH(EncodePolar)(run); },
-          [](const DecodeRun& run) { HWY_DYNAMIC_DISPATCH(DecodePolar)
-                                     (run); }};
+          [](const DecodeRun& run) {
+            HWY_DYNAMIC_DISPATCH(DecodePolar)
+            (run);
+          }};
 }
 
 }  // namespace hadal

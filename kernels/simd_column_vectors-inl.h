@@ -1,7 +1,7 @@
 // What codecs that work on columns share beside the columns themselves: vectors without their
 // offsets, their lengths, and offsets added back.
 //
-// Compiled once for every instruction set, by prod_simd.cc and by polar_simd.cc.
+// Compiled once for every instruction set, by polar_simd.cc and prod_simd.cc.
 
 #if defined(HADAL_KERNELS_SIMD_COLUMN_VECTORS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef HADAL_KERNELS_SIMD_COLUMN_VECTORS_INL_H_
@@ -29,18 +29,21 @@ class ColumnSource {
     const F32 d;
     const uint32_t count = run_.token_count - run_.exact_token_count;
     const float scale = count == 0 ? 0.0f : 1.0f / static_cast<float>(count);
-    for (int i = 0; i < run_.head_dim; i += kLanes) {
-      VF sum = hn::Zero(d);
-      for (uint32_t token = run_.exact_token_count; token < run_.token_count; ++token) {
-        const std::byte* row = first_ + token * run_.token_stride_bytes;
-        sum = hn::Add(sum, load_lanes<kType>(row + i * bytes_of(kType)));
+    VF sums[kColumnsMax / kLanes];
+    const int sum_count = run_.head_dim / kLanes;
+    for (int i = 0; i < sum_count; ++i) sums[i] = hn::Zero(d);
+    for (uint32_t token = run_.exact_token_count; token < run_.token_count; ++token) {
+      const std::byte* row = first_ + token * run_.token_stride_bytes;
+      for (int i = 0; i < sum_count; ++i) {
+        sums[i] = hn::Add(sums[i], load_lanes<kType>(row + i * kLanes * bytes_of(kType)));
       }
-      alignas(64) float means[kLanes];
-      hn::Store(hn::Mul(sum, hn::Set(d, scale)), d, means);
-      for (int k = 0; k < kLanes; ++k) {
-        run_.offsets[i + k] = reference::bf16_of(means[k]);
-        offsets_[i + k] = reference::bf16_value(run_.offsets[i + k]);
-      }
+    }
+    for (int i = 0; i < sum_count; ++i) {
+      hn::Store(hn::Mul(sums[i], hn::Set(d, scale)), d, offsets_ + i * kLanes);
+    }
+    for (int i = 0; i < run_.head_dim; ++i) {
+      run_.offsets[i] = reference::bf16_of(offsets_[i]);
+      offsets_[i] = reference::bf16_value(run_.offsets[i]);
     }
   }
 
