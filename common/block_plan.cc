@@ -160,7 +160,21 @@ absl::Status BlockPlan::place_groups() {
   }
   layer_group_count_ = static_cast<int>(ends.size());
   std::copy(ends.begin(), ends.end(), group_ends_.begin());
-  return absl::OkStatus();
+  return check_bits();
+}
+
+// The header says the most bits that any layer has, and the drop order begins with them.
+absl::Status BlockPlan::check_bits() const {
+  Precision most = has_planes(codec_.family) ? Precision() : codec_.precision();
+  for (int group = 0; group < layer_group_count_ && has_planes(codec_.family); ++group) {
+    const auto planes = [&](Side side) { return static_cast<uint8_t>(plane_count(side, group)); };
+    most.key_planes = std::max(most.key_planes, planes(Side::key));
+    most.value_planes = std::max(most.value_planes, planes(Side::value));
+  }
+  if (most == codec_.precision()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("codec ", codec_.name(), " gives no layer more than K", most.key_planes, "V",
+                   most.value_planes, "; let it begin with bits that some layer has"));
 }
 
 absl::Status BlockPlan::place_cells() {

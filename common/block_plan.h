@@ -84,6 +84,7 @@ class BlockPlan {
   CodecSpec codec_;
   BlockShape shape_;
   absl::Status place_groups();
+  absl::Status check_bits() const;
   absl::Status place_cells();
   CellSections place_sections(Side side, int plane, int layer_group) const;
   size_t cell_index(Side side, int plane, int layer_group) const {

@@ -193,7 +193,9 @@ absl::StatusOr<CodecSpec> parse_codec(absl::string_view name) {
   spec.key_bits = static_cast<uint8_t>(bits->first);
   spec.value_bits = static_cast<uint8_t>(bits->second);
   spec.floor.key_planes = static_cast<uint8_t>(std::clamp(spec.key_bits - 1, 1, 4));
-  spec.floor.value_planes = static_cast<uint8_t>(std::clamp(spec.value_bits - 1, 1, 3));
+  // More bits for V than for K are for what must keep them, such as MLA's rope values.
+  spec.floor.value_planes = static_cast<uint8_t>(
+      spec.value_bits > spec.key_bits ? spec.value_bits : std::clamp(spec.value_bits - 1, 1, 3));
   for (size_t i = 1; i < parts.size(); ++i) {
     const std::optional<LayerBits> layers = parse_layer_bits(parts[i]);
     if (!layers) return refused;

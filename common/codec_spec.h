@@ -80,7 +80,8 @@ struct CodecSpec {
 // Parses the name of a codec (docs/codec.md, "Names"): "raw", "k5v4" (1 to 8 bits each),
 // "k4v4-prod" and "k4v4-prodg" (2 to 8), "qjl", "qjlg", "polar", "e4m3", "e5m2" or "tqe". After
 // names with bits, layers with others: "k5v4/0-1:k8v8/30-31:k8v8". The floor of kAvB is one plane
-// below A and B, at least 1 and at most K4V3. InvalidArgument says what is allowed.
+// below A and B, at least 1 and at most K4V3; where B is more than A, V keeps all. InvalidArgument
+// says what is allowed.
 absl::StatusOr<CodecSpec> parse_codec(absl::string_view name);
 
 }  // namespace hadal

@@ -53,6 +53,12 @@ CodecSpec codec_of(const BlockHeader& header) {
   return spec;
 }
 
+// Fewer than a layer has would make drop steps that cut its cells apart.
+bool says_most_bits(const BlockPlan& plan, const BlockHeader& header) {
+  if (!has_planes(plan.codec().family)) return true;
+  return plan.codec().precision() == Precision{header.key_bits, header.value_bits};
+}
+
 // A header whose own checksum holds can still be nonsense from a faulty writer: the block that the
 // plan makes from its fields must be the block at hand.
 absl::Status check_against_plan(const BlockHeader& header, absl::Span<const CellEntry> cells) {
@@ -76,7 +82,7 @@ absl::Status check_against_plan(const BlockHeader& header, absl::Span<const Cell
   if (header.total_bytes != plan->total_bytes() ||
       header.layer_group_count != plan->layer_group_count() ||
       std::memcmp(header.groups, groups.data(), sizeof(groups)) != 0 ||
-      header.layout_hash != plan->layout().hash()) {
+      !says_most_bits(*plan, header) || header.layout_hash != plan->layout().hash()) {
     return absl::DataLossError("block header contradicts itself in size, layer groups or layout");
   }
   return absl::OkStatus();

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/page_strides.h"
 #include "kernels/plan_codec.h"
 
 namespace hadal {
@@ -25,7 +26,7 @@ struct BlockSide {
   }
 };
 
-absl::Status check_pages(const KvLayout& layout, const KvPages& pages) {
+absl::Status check_pages(const KvLayout& layout, const KvPages& pages, uint32_t token_count) {
   for (Side side : {Side::key, Side::value}) {
     const KvSidePages& half = side_pages(pages, side);
     if (half.layers.size() != layout.layer_count) {
@@ -36,6 +37,16 @@ absl::Status check_pages(const KvLayout& layout, const KvPages& pages) {
     if (std::find(half.layers.begin(), half.layers.end(), nullptr) != half.layers.end()) {
       return absl::InvalidArgumentError(
           "pages hold a null pointer; give every layer's first token");
+    }
+    const PageStrides strides = {half.token_stride_bytes, half.head_stride_bytes, token_count,
+                                 layout.kv_head_count,
+                                 side_head_dim(layout, side) * dtype_bytes(layout.dtype)};
+    if (strides.span_bytes() == 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(side == Side::key ? "K" : "V", " strides are ", strides.token_stride_bytes,
+                       " bytes a token and ", strides.head_stride_bytes, " a head; ", token_count,
+                       " tokens and ", strides.head_count, " heads of ", strides.vector_bytes,
+                       " bytes overlap or pass 2^47 bytes"));
     }
   }
   return absl::OkStatus();
@@ -207,7 +218,7 @@ absl::StatusOr<EncodeResult> Codec::encode(const EncodeRequest& request,
   if (spec_.family == CodecFamily::raw) return encode_raw(request, 0, out);
   absl::StatusOr<BlockPlan> plan = plan_for(*this, request, spec_);
   if (!plan.ok()) return plan.status();
-  absl::Status status = check_pages(layout_, request.pages);
+  absl::Status status = check_pages(layout_, request.pages, request.token_count);
   if (status.ok()) status = check_output(*plan, out);
   if (!status.ok()) return status;
   out = out.subspan(0, plan->total_bytes());
@@ -230,7 +241,7 @@ absl::StatusOr<EncodeResult> Codec::encode_raw(const EncodeRequest& request, uin
   if (!raw.ok()) return raw.status();
   absl::StatusOr<BlockPlan> plan = plan_for(*this, request, *raw);
   if (!plan.ok()) return plan.status();
-  absl::Status status = check_pages(layout_, request.pages);
+  absl::Status status = check_pages(layout_, request.pages, request.token_count);
   if (status.ok()) status = check_output(*plan, out);
   if (!status.ok()) return status;
   out = out.subspan(0, plan->total_bytes());
@@ -246,7 +257,7 @@ absl::Status Codec::decode(absl::Span<const std::byte> encoded, int dropped_plan
   if (!block.ok()) return block.status();
   absl::Status status = block->expect(key, layout_.hash());
   if (status.ok()) status = block->verify_cells();
-  if (status.ok()) status = check_pages(layout_, pages);
+  if (status.ok()) status = check_pages(layout_, pages, block->header().token_count);
   if (!status.ok()) return status;
   const CodecSpec codec = block->codec();
   const BlockShape shape = {block->header().token_count, block->header().exact_token_count, 0};

@@ -175,7 +175,7 @@ class PolarDecoder {
         values_[i] = hn::Mul(hn::ConvertTo(d, integers_[i]), unit);
       }
       add_offsets(run_, token, run_count_, values_);
-      store_columns<kType>(
+      rows_.store_columns<kType>(
           values_, run_.head_dim,
           ColumnRows(run_.values, run_.token_stride_bytes, token, run_.token_count));
     }
@@ -245,6 +245,7 @@ class PolarDecoder {
   V32 cosines_[kPolarLevels + 1], sines_[kPolarLevels + 1];
   PolarColumns columns_;
   alignas(64) uint32_t radii_[kPolarRunsMax][kLanes];  // as stored
+  RowBuffer rows_;
   VF values_[kColumnsMax];
   V32 integers_[kColumnsMax];
 };

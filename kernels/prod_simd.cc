@@ -143,7 +143,7 @@ class ColumnDecoder {
       read_signs(token);
       if (run_.tables != nullptr) add_centroids(token);
       add_offsets(run_, token, 1, values_);
-      store_columns<kType>(
+      rows_.store_columns<kType>(
           values_, run_.head_dim,
           ColumnRows(run_.values, run_.token_stride_bytes, token, run_.token_count));
     }
@@ -183,6 +183,7 @@ class ColumnDecoder {
   const ProductUnits units_;
   ColumnTable centroids_;
   ColumnBits bits_;
+  RowBuffer rows_;
   VF values_[kColumnsMax];
   V32 integers_[kColumnsMax];
 };

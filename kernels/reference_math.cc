@@ -6,33 +6,10 @@
 #include <cstring>
 #include <limits>
 
+#include "kernels/value_conversion.h"
+
 namespace hadal::reference {
 namespace {
-
-float half_to_float(uint16_t half) {
-  const uint32_t sign = uint32_t{half & 0x8000u} << 16;
-  const uint32_t exponent = (half >> 10) & 31u;
-  const uint32_t fraction = half & 0x3ffu;
-  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | fraction << 13);
-  if (exponent == 0) {
-    const float value = static_cast<float>(fraction) * 0x1.0p-24f;
-    return sign != 0 ? -value : value;
-  }
-  return std::bit_cast<float>(sign | (exponent + 112) << 23 | fraction << 13);
-}
-
-// Round to nearest, ties to even. |value| is at most kHalfMax.
-uint16_t half_from_float(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
-  const float magnitude = std::abs(value);
-  if (magnitude < 0x1.0p-14f) {  // subnormal: the spacing is 2^-24
-    return static_cast<uint16_t>(sign |
-                                 static_cast<uint16_t>(std::nearbyint(magnitude * 0x1.0p24f)));
-  }
-  const uint32_t rounded = (bits & 0x7fffffffu) + 0xfffu + ((bits >> 13) & 1u);
-  return static_cast<uint16_t>(sign | ((rounded >> 13) - (112u << 10)));
-}
 
 // Squares of the values that are `residue` modulo 4 in `count` runs of 16.
 float sum_runs(const float* run, int count, int residue) {
@@ -83,7 +60,7 @@ float load(const std::byte* at, DType dtype) {
   }
   uint16_t bits;
   std::memcpy(&bits, at, sizeof(bits));
-  return dtype == DType::f16 ? half_to_float(bits) : std::bit_cast<float>(uint32_t{bits} << 16);
+  return dtype == DType::f16 ? half_to_float(bits) : bf16_to_float(bits);
 }
 
 void store(std::byte* at, float value, DType dtype) {
@@ -91,14 +68,13 @@ void store(std::byte* at, float value, DType dtype) {
     std::memcpy(at, &value, sizeof(value));
     return;
   }
-  // NaN, of norms that no encoder writes, becomes -kHalfMax as in registers.
-  const float clamped = value > -kHalfMax ? std::min(value, kHalfMax) : -kHalfMax;
-  const uint16_t bits = dtype == DType::f16 ? half_from_float(clamped)
-                                            : bf16_rounded_away(std::bit_cast<uint32_t>(value));
+  const auto bits = static_cast<uint16_t>(dtype == DType::f16
+                                              ? half_from_float(value)
+                                              : bf16_rounded_away(std::bit_cast<uint32_t>(value)));
   std::memcpy(at, &bits, sizeof(bits));
 }
 
-float bf16_value(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
+float bf16_value(uint16_t bits) { return bf16_to_float(bits); }
 uint16_t bf16_of(float value) { return bf16_from_bits(std::bit_cast<uint32_t>(value)); }
 
 float length_of(uint16_t scalar) {

@@ -49,7 +49,7 @@ HWY_INLINE VF load_fours(std::byte* const* rows, size_t offset_bytes) {
   } else {
     const auto bits = gather<4>(D16(), rows, offset_bytes);
     if constexpr (kType == DType::f16) {
-      return hn::PromoteTo(d, hn::BitCast(hn::Rebind<hwy::float16_t, F32>(), bits));
+      return from_half(hn::BitCast(hn::Rebind<hwy::float16_t, F32>(), bits));
     } else {
       return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(U32(), bits)));
     }
@@ -76,13 +76,28 @@ HWY_INLINE void load_columns(const ColumnRows& rows, int head_dim, VF* HWY_RESTR
     transpose_fours(x + i);
   }
 }
-template <DType kType>
-HWY_INLINE void store_columns(VF* HWY_RESTRICT x, int head_dim, const ColumnRows& rows) {
-  for (int i = 0; i < head_dim; i += 4) {
-    transpose_fours(x + i);
-    for (int k = 0; k < 4; ++k) store_fours<kType>(x[i + k], rows.at[k], i * bytes_of(kType));
+
+// Rows of values, of which those in memory may lie a power of two apart: pieces of all of them at
+// once would push each other out of the cache. Here they do not.
+class RowBuffer {
+ public:
+  template <DType kType>
+  HWY_INLINE void store_columns(VF* HWY_RESTRICT x, int head_dim, const ColumnRows& rows) {
+    const ColumnRows staged(bytes_, kStrideBytes, 0, kLanes);
+    for (int i = 0; i < head_dim; i += 4) {
+      transpose_fours(x + i);
+      for (int k = 0; k < 4; ++k) store_fours<kType>(x[i + k], staged.at[k], i * bytes_of(kType));
+    }
+    for (int lane = 0; lane < kLanes; ++lane) {
+      std::memcpy(rows.at[lane % 4][lane / 4], bytes_ + lane * kStrideBytes,
+                  head_dim * bytes_of(kType));
+    }
   }
-}
+
+ private:
+  static constexpr size_t kStrideBytes = 4 * kColumnsMax + kLineBytes;
+  alignas(64) std::byte bytes_[kStrideBytes * kLanes];
+};
 
 // Squares of the columns value(i), added up as reference::squared_length() does.
 template <class Value>

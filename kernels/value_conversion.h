@@ -37,7 +37,8 @@ HADAL_HOST_DEVICE float float_of(uint32_t integer) {
   return std::bit_cast<float>(integer + std::bit_cast<uint32_t>(kRounder)) - kRounder;
 }
 
-// f16, nearest even, clamped to the largest finite value.
+// f16, nearest even, clamped to the largest finite value; NaN, of norms that no encoder writes, to
+// the lowest.
 HADAL_HOST_DEVICE uint32_t half_from_float(float value) {
   value = fminf(fmaxf(value, -kHalfMax), kHalfMax);
 #if defined(__CUDA_ARCH__)

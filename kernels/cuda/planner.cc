@@ -6,13 +6,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/head_dims.h"
+#include "kernels/page_strides.h"
 #include "kernels/rotation.h"
 
 namespace hadal::cuda {
 namespace {
 
 constexpr uint64_t kAlignBytes = 64;
-constexpr uint64_t kAddressBytesMax = uint64_t{1} << 47;  // more than any device has
 constexpr uint32_t kTasksMax = uint32_t{1} << 31;
 constexpr absl::string_view kSideNames[] = {"K", "V"};
 // Parts of the workspace, in bytes from its start.
@@ -65,24 +65,6 @@ BlockHeader full_mask() {
   mask.first_token_index = 0;
   mask.checksum = 0;
   return mask;
-}
-
-// Bytes from the first value of a page to past its last one; 0 where rows overlap or pass the
-// address space.
-uint64_t page_bytes(const SideStrides& strides, uint64_t tokens, uint64_t heads,
-                    uint64_t vector_bytes) {
-  struct Axis {
-    uint64_t stride, count;
-  };
-  Axis axes[] = {{strides.token_bytes, tokens}, {strides.head_bytes, heads}};
-  if (axes[0].stride > axes[1].stride) std::swap(axes[0], axes[1]);
-  uint64_t bytes = vector_bytes;
-  for (const Axis& axis : axes) {
-    if (axis.count == 1) continue;
-    if (axis.stride < bytes || axis.stride > kAddressBytesMax / axis.count) return 0;
-    bytes += (axis.count - 1) * axis.stride;
-  }
-  return bytes;
 }
 
 absl::Status check_aligned(absl::string_view name, const void* at, uint64_t bytes) {
@@ -232,7 +214,9 @@ absl::Status Planner::check(const Batch& batch) const {
     const uint64_t value_bytes = dtype_bytes(layout_.dtype);
     const uint64_t vector_bytes = side_head_dim(layout_, side) * value_bytes;
     if (strides.token_bytes % value_bytes != 0 || strides.head_bytes % value_bytes != 0 ||
-        page_bytes(strides, tokens, layout_.kv_head_count, vector_bytes) == 0) {
+        PageStrides{strides.token_bytes, strides.head_bytes, tokens, layout_.kv_head_count,
+                    vector_bytes}
+                .span_bytes() == 0) {
       return absl::InvalidArgumentError(
           absl::StrCat(kSideNames[static_cast<int>(side)], " strides are ", strides.token_bytes,
                        " bytes a token and ", strides.head_bytes, " a head; ", tokens,

@@ -53,6 +53,7 @@ TEST(CodecSpec, LayersHaveBitsOfTheirOwn) {
 TEST(CodecSpec, DefaultIsK5V4WithFloorK4V3) {
   EXPECT_EQ(CodecSpec().name(), "k5v4");
   EXPECT_EQ(parse_codec("k5v4")->floor, (Precision{4, 3}));
+  EXPECT_EQ(parse_codec("k5v8")->floor, (Precision{4, 8}));  // MLA
   EXPECT_EQ(CodecSpec().floor, (Precision{4, 3}));
 }
 

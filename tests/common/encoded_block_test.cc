@@ -162,6 +162,22 @@ TEST(BlockPlan, RefusesByName) {
   EXPECT_TRUE(BlockPlan::make(eight_bits, raw, {64, 0, 0}).ok());
   EXPECT_THAT(said(BlockPlan::make(smollm2(), *parse_codec("k5v4/29-30:k8v8"), {64, 0, 0})),
               testing::HasSubstr("bits for layer 30; the layout has layers 0 to 29"));
+  EXPECT_THAT(said(BlockPlan::make(smollm2(), *parse_codec("k5v8/0-29:k6v4"), {64, 0, 0})),
+              testing::HasSubstr("gives no layer more than K6V4"));
+}
+
+// Sealed anew: the checksum of the header holds.
+TEST(EncodedBlock, AHeaderThatSaysOtherBitsThanItsLayersIsRefused) {
+  const BlockPlan plan = plan_of(smollm2(), "k4v4/0-1:k8v3", 64);
+  std::vector<std::byte> block(plan.total_bytes());
+  plan.write_header({}, 0, absl::MakeSpan(block));
+  const size_t key_bits = offsetof(BlockHeader, key_bits);
+  for (const auto& [key, value] : {std::pair{8, 4}, {7, 4}, {4, 4}, {8, 5}, {8, 3}}) {
+    block[key_bits] = static_cast<std::byte>(key);
+    block[key_bits + 1] = static_cast<std::byte>(value);
+    seal_block(absl::MakeSpan(block));
+    EXPECT_EQ(EncodedBlock::parse(block, 0).ok(), key == 8 && value == 4) << key << " " << value;
+  }
 }
 
 // Sizes that 32 bits do not hold, or that a header cannot say, are refused and never wrap.
