@@ -10,7 +10,7 @@
 #include "kernels/projection.h"
 #include "kernels/reference_math.h"
 #if HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128
-#include "kernels/simd_columns-inl.h"
+#include "kernels/simd_column_vectors-inl.h"
 #endif
 
 HWY_BEFORE_NAMESPACE();
@@ -30,8 +30,7 @@ void DecodeProjected(const DecodeRun& run) {
 // Encodes one run, kLanes tokens at a time.
 class ColumnEncoder {
  public:
-  explicit ColumnEncoder(const EncodeRun& run)
-      : run_(run), first_(const_cast<std::byte*>(run.values)) {
+  explicit ColumnEncoder(const EncodeRun& run) : run_(run), source_(run) {
     if (run.tables == nullptr) {
       length_ = static_cast<float>(encoded_deviation(run.head_dim));
       return;
@@ -45,12 +44,12 @@ class ColumnEncoder {
 
   template <DType kType>
   bool encode() {
-    if (run_.offsets != nullptr) mean_key<kType>();
+    source_.write_mean_key<kType>();
     finite_ = reference::encode_exact_tokens(run_);
     for (uint32_t token = run_.exact_token_count; token < run_.token_count; token += kLanes) {
-      load_columns<kType>(ColumnRows(first_, run_.token_stride_bytes, token, run_.token_count),
-                          run_.head_dim, values_);
-      quantise(measure(token));
+      source_.load<kType>(token);
+      write_norms(token);
+      source_.rotate(length_, integers_);
       if (run_.tables != nullptr) write_indices(token);
       rotate_columns(integers_, run_.projection->rotation);
       for (int i = 0; i < run_.head_dim; ++i) {
@@ -66,66 +65,11 @@ class ColumnEncoder {
     bits_.write(run_.planes[plane], run_.head_dim, token, run_.token_count);
   }
 
-  // The tokens' own order, so that the sums are the reference's.
-  template <DType kType>
-  void mean_key() {
-    const F32 d;
-    const uint32_t count = run_.token_count - run_.exact_token_count;
-    const float scale = count == 0 ? 0.0f : 1.0f / static_cast<float>(count);
-    for (int i = 0; i < run_.head_dim; i += kLanes) {
-      VF sum = hn::Zero(d);
-      for (uint32_t token = run_.exact_token_count; token < run_.token_count; ++token) {
-        const std::byte* row = first_ + token * run_.token_stride_bytes;
-        sum = hn::Add(sum, load_lanes<kType>(row + i * bytes_of(kType)));
-      }
-      alignas(64) float means[kLanes];
-      hn::Store(hn::Mul(sum, hn::Set(d, scale)), d, means);
-      for (int k = 0; k < kLanes; ++k) {
-        run_.offsets[i + k] = reference::bf16_of(means[k]);
-        offsets_[i + k] = reference::bf16_value(run_.offsets[i + k]);
-      }
-    }
-  }
-
-  // Takes offsets away where that makes vectors shorter, and writes norms. Answers what to scale
-  // them with.
-  VF measure(uint32_t token) {
-    const F32 d;
-    const auto plain = [&](int i) HWY_ATTR { return values_[i]; };
-    const auto shorter = [&](int i)
-                             HWY_ATTR { return hn::Sub(values_[i], hn::Set(d, offsets_[i])); };
-    const VF whole = squared_columns(run_.head_dim, plain);
-    VF squared = whole;
-    auto shifted = hn::Lt(squared, squared);  // nowhere
-    if (run_.offsets != nullptr) {
-      const VF residual = squared_columns(run_.head_dim, shorter);
-      shifted = hn::Lt(residual, whole);
-      squared = hn::IfThenElse(shifted, residual, whole);
-      for (int i = 0; i < run_.head_dim; ++i) {
-        const VF offset = hn::IfThenElseZero(shifted, hn::Set(d, offsets_[i]));
-        values_[i] = hn::Sub(values_[i], offset);
-      }
-    }
-    VF norm = hn::Sqrt(squared);
-    norm = hn::IfThenElseZero(hn::Ge(norm, hn::Set(d, kNormMin)), norm);
-    alignas(64) float squares[kLanes], flags[kLanes];
-    hn::Store(norm, d, norms_);
-    hn::Store(whole, d, squares);
-    hn::Store(hn::IfThenElseZero(shifted, hn::Set(d, 1.0f)), d, flags);
+  void write_norms(uint32_t token) {
     for (uint32_t t = 0; t < kLanes && token + t < run_.token_count; ++t) {
-      const uint16_t bits = reference::bf16_of(norms_[t]);
-      finite_ = finite_ && std::isfinite(squares[t]) && (bits & 0x7f80u) != 0x7f80u;
-      run_.norms[token + t] = static_cast<uint16_t>(bits | (flags[t] != 0 ? kNormOffsetFlag : 0));
+      finite_ = finite_ && source_.is_finite(t);
+      run_.norms[token + t] = reference::bf16_of(source_.norm(t)) | source_.offset_flag(t);
     }
-    const VF scale = hn::Div(hn::Set(d, length_), norm);
-    return hn::IfThenElseZero(hn::Gt(norm, hn::Zero(d)), scale);
-  }
-
-  void quantise(VF scale) {
-    for (int i = 0; i < run_.head_dim; ++i) {
-      integers_[i] = hn::NearestInt(hn::Mul(values_[i], scale));
-    }
-    rotate_columns(integers_, *run_.rotation);
   }
 
   // The planes of the indices, and the residual in place of the coordinates; residual_of() in 32
@@ -169,20 +113,18 @@ class ColumnEncoder {
     hn::Store(odd, I64(), squares[1]);
     for (uint32_t t = 0; t < kLanes && token + t < run_.token_count; ++t) {
       const float length = std::sqrt(static_cast<float>(squares[t % 2][t / 2]));
-      run_.residual_norms[token + t] = reference::bf16_of(length * (norms_[t] / residual_length_));
+      run_.residual_norms[token + t] =
+          reference::bf16_of(length * (source_.norm(t) / residual_length_));
     }
   }
 
   const EncodeRun& run_;
-  std::byte* first_;
+  ColumnSource source_;
   float length_ = 0, residual_length_ = 0;
   bool finite_ = true;
   ColumnTable thresholds_, centroids_;
   ColumnBits bits_;
-  VF values_[kColumnsMax];
   V32 integers_[kColumnsMax], indices_[kColumnsMax];
-  alignas(64) float norms_[kLanes];
-  alignas(64) float offsets_[kColumnsMax] = {};
 };
 
 // Decodes one run, whose correction or signs are there.
@@ -200,7 +142,7 @@ class ColumnDecoder {
     for (uint32_t token = run_.exact_token_count; token < run_.token_count; token += kLanes) {
       read_signs(token);
       if (run_.tables != nullptr) add_centroids(token);
-      if (run_.offsets != nullptr) add_offsets(token);
+      add_offsets(run_, token, 1, values_);
       rows_.store_columns<kType>(
           values_, run_.head_dim,
           ColumnRows(run_.values, run_.token_stride_bytes, token, run_.token_count));
@@ -237,20 +179,6 @@ class ColumnDecoder {
     }
   }
 
-  void add_offsets(uint32_t token) {
-    const F32 d;
-    alignas(64) float flags[kLanes];
-    for (uint32_t t = 0; t < kLanes; ++t) {
-      const uint16_t norm = run_.norms[std::min(token + t, run_.token_count - 1)];
-      flags[t] = (norm & kNormOffsetFlag) != 0 ? 1.0f : 0.0f;
-    }
-    const auto flagged = hn::Ne(hn::Load(d, flags), hn::Zero(d));
-    for (int i = 0; i < run_.head_dim; ++i) {
-      const VF offset = hn::Set(d, reference::bf16_value(run_.offsets[i]));
-      values_[i] = hn::Add(values_[i], hn::IfThenElseZero(flagged, offset));
-    }
-  }
-
   const DecodeRun& run_;
   const ProductUnits units_;
   ColumnTable centroids_;
@@ -260,18 +188,8 @@ class ColumnDecoder {
   V32 integers_[kColumnsMax];
 };
 
-bool EncodeProjected(const EncodeRun& run) {
-  ColumnEncoder encoder(run);
-  if (run.dtype == DType::f32) return encoder.encode<DType::f32>();
-  if (run.dtype == DType::f16) return encoder.encode<DType::f16>();
-  return encoder.encode<DType::bf16>();
-}
-void DecodeProjected(const DecodeRun& run) {
-  ColumnDecoder decoder(run);
-  if (run.dtype == DType::f32) return decoder.decode<DType::f32>();
-  if (run.dtype == DType::f16) return decoder.decode<DType::f16>();
-  decoder.decode<DType::bf16>();
-}
+bool EncodeProjected(const EncodeRun& run) { return encode_columns<ColumnEncoder>(run); }
+void DecodeProjected(const DecodeRun& run) { decode_columns<ColumnDecoder>(run); }
 
 #endif  // HWY_TARGET
 }  // namespace HWY_NAMESPACE

@@ -2,7 +2,7 @@
 // A rotation is additions of registers, and the same code serves every width and head_dim. What it
 // costs are transposes where values and words are read and written.
 //
-// Compiled once for every instruction set, by prod_simd.cc and by score_simd.cc.
+// Compiled once for every instruction set, by polar_simd.cc, prod_simd.cc and score_simd.cc.
 
 #if defined(HADAL_KERNELS_SIMD_COLUMNS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef HADAL_KERNELS_SIMD_COLUMNS_INL_H_

@@ -12,7 +12,7 @@ VectorCodec vector_codec(CodecFamily family, CodecBackend backend) {
     case CodecFamily::qjl:
       return is_reference ? reference_qjl_codec() : simd_qjl_codec();
     case CodecFamily::polar:
-      return reference_polar_codec();
+      return is_reference ? reference_polar_codec() : simd_polar_codec();
     case CodecFamily::fp8_e4m3:
       return is_reference ? reference_e4m3_codec() : simd_e4m3_codec();
     case CodecFamily::fp8_e5m2:

@@ -87,6 +87,7 @@ VectorCodec reference_e5m2_codec();
 VectorCodec simd_e4m3_codec();
 VectorCodec simd_e5m2_codec();
 VectorCodec reference_polar_codec();
+VectorCodec simd_polar_codec();
 VectorCodec reference_prod_codec();
 VectorCodec reference_qjl_codec();
 VectorCodec simd_prod_codec();
