@@ -173,16 +173,8 @@ HWY_INLINE void to_blocks(VF even, VF odd, V16* blocks) {
     const auto round = [&](VF x) HWY_ATTR {  // as bf16_rounded_away()
       return hn::Add(hn::BitCast(d32, x), hn::Set(d32, 0x8000u));
     };
-#if HWY_TARGET <= HWY_AVX3 && defined(PERMW)
-    alignas(64) static constexpr uint16_t kUpper[32] = {1,  33, 3,  35, 5,  37, 7,  39, 9,  41, 11,
-                                                        43, 13, 45, 15, 47, 17, 49, 19, 51, 21, 53,
-                                                        23, 55, 25, 57, 27, 59, 29, 61, 31, 63};
-    blocks[0].raw =
-        _mm512_permutex2var_epi16(round(even).raw, _mm512_load_si512(kUpper), round(odd).raw);
-#else
     const auto even_bits = hn::BitCast(I16(), hn::ShiftRight<16>(round(even)));
     blocks[0] = hn::OddEven(hn::BitCast(I16(), round(odd)), even_bits);
-#endif
   }
 }
 
@@ -227,6 +219,18 @@ HWY_INLINE void load_blocks(const Rows& from, V16* HWY_RESTRICT blocks) {
 
 HWY_INLINE void prefetch(const std::byte* at, size_t bytes) {
   for (size_t i = 0; i < bytes; i += kLineBytes) hwy::Prefetch(at + i);
+}
+
+// A line of every page that begins there: enough for its address to be known when it is written
+// past the caches. Finding it takes longer than decoding what it holds, and nothing else hides
+// that.
+HWY_INLINE void prefetch_pages(const std::byte* at, size_t bytes) {
+  constexpr uintptr_t kPageBytes = 4096;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(at), end = begin + bytes;
+  for (uintptr_t page = (begin + kPageBytes - 1) & ~(kPageBytes - 1); page < end;
+       page += kPageBytes) {
+    hwy::Prefetch(reinterpret_cast<const std::byte*>(page));
+  }
 }
 
 // Sum of the lanes of each block, in each of its lanes.

@@ -40,24 +40,19 @@ class Decoder {
     }
   }
 
-  // Two passes over each batch, so that no group waits for its own square roots and divisions. What
+  // Of two groups in turn one is rotated and the other, which was rotated before, is stored: so no
+  // group waits for its own square roots and divisions, and rows reach memory at an even pace. What
   // they call is compiled once for a precision, and once for a type.
   void decode() {
-    for (uint32_t begin = run_.exact_token_count; begin < run_.token_count; begin += kBatch) {
-      prepare(begin);
-      const uint32_t left = (run_.token_count - begin + kGroupTokens - 1) / kGroupTokens;
-      const int groups = static_cast<int>(std::min<uint32_t>(kGroups, left));
-      for (int group = 0; group < groups; ++group) rotate(begin + group * kGroupTokens, group);
-      for (int group = 0; group < groups; ++group) {
-        const uint32_t token = begin + group * kGroupTokens;
-        if (run_.dtype == DType::f32) {
-          store<DType::f32>(token, group);
-        } else if (run_.dtype == DType::f16) {
-          store<DType::f16>(token, group);
-        } else {
-          store<DType::bf16>(token, group);
-        }
-      }
+    const uint32_t begin = run_.exact_token_count;
+    if (begin >= run_.token_count) return;
+    const uint32_t groups = (run_.token_count - begin + kGroupTokens - 1) / kGroupTokens;
+    prepare(begin, 0);
+    for (uint32_t group = 0; group <= groups; ++group) {
+      const uint32_t token = begin + group * kGroupTokens;
+      if (group + 1 < groups) prepare(token + kGroupTokens, (group + 1) % kGroups);
+      if (group < groups) rotate(token, group % kGroups);
+      if (group > 0) store_values(token - kGroupTokens, (group - 1) % kGroups);
     }
   }
 
@@ -66,7 +61,7 @@ class Decoder {
   using Shape = GroupShape<kHeadDim>;
   static constexpr int kSets = Shape::kSets;
   static constexpr int kGroupTokens = Shape::kGroupTokens;
-  static constexpr int kGroups = Shape::kGroups;
+  static constexpr int kGroups = 2;  // at work
   static constexpr size_t kPlaneBytes = Shape::kPlaneBytes;
   static constexpr int kRegisters = kCount * kSets;
   static constexpr int kNarrowPlanesMax = narrow_planes_max(kHeadDim);
@@ -160,21 +155,29 @@ class Decoder {
     }
   };
 
-  // A group's bytes of one plane. Past the last token it stands again.
+  // Where the bytes of every plane of a group are, the least significant one first. Of a group that
+  // has fewer tokens they are copied, and the last token stands again.
+  template <int kPlanes>
   struct PlaneBytes {
-    alignas(64) std::byte tail[Shape::kGroupBytes];
-    const std::byte* at;
+    const std::byte* at[kPlanes];
+    alignas(64) std::byte copies[kPlanes][Shape::kGroupBytes];
   };
-  HWY_INLINE void find_plane(int plane, uint32_t token, PlaneBytes& bytes) const {
-    const std::byte* const first = run_.planes[plane];
-    prefetch(first + (run_.token_count + token) * kPlaneBytes, Shape::kGroupBytes);
-    bytes.at = first + token * kPlaneBytes;
-    if (HWY_LIKELY(token + kGroupTokens <= run_.token_count)) return;
-    for (uint32_t t = 0; t < kGroupTokens; ++t) {
-      const uint32_t from = std::min(token + t, run_.token_count - 1);
-      std::memcpy(bytes.tail + t * kPlaneBytes, first + from * kPlaneBytes, kPlaneBytes);
+  template <int kPlanes>
+  HWY_INLINE void find_planes(uint32_t token, PlaneBytes<kPlanes>& bytes) const {
+    const size_t before = token * kPlaneBytes, next_run = run_.token_count * kPlaneBytes;
+    for (int p = 0; p < kPlanes; ++p) {
+      bytes.at[p] = run_.planes[kPlanes - 1 - p] + before;
+      prefetch(bytes.at[p] + next_run, Shape::kGroupBytes);
     }
-    bytes.at = bytes.tail;
+    if (HWY_LIKELY(token + kGroupTokens <= run_.token_count)) return;
+    for (int p = 0; p < kPlanes; ++p) {
+      for (uint32_t t = 0; t < kGroupTokens; ++t) {
+        const uint32_t from = std::min(t, run_.token_count - 1 - token);
+        std::memcpy(bytes.copies[p] + t * kPlaneBytes, bytes.at[p] + from * kPlaneBytes,
+                    kPlaneBytes);
+      }
+      bytes.at[p] = bytes.copies[p];
+    }
   }
 
   static HWY_INLINE V32 plus_squares(V32 sum, V16 x) {
@@ -187,13 +190,12 @@ class Decoder {
   HWY_INLINE void for_each_octet(uint32_t token, Squares& squares, const Work& work) const {
     using Centroids =
         std::conditional_t<kIsWide<kPlanes>, WideCentroids<kPlanes>, NarrowCentroids<kPlanes>>;
-    PlaneBytes bytes[kPlanes];
-    for (int plane = 0; plane < kPlanes; ++plane) find_plane(plane, token, bytes[plane]);
+    PlaneBytes<kPlanes> bytes;
+    find_planes(token, bytes);
     for (int section = 0; section < Shape::kSections; ++section) {
       V8 planes[8];
       for (int p = 0; p < 8; ++p) {
-        planes[p] =
-            p < kPlanes ? Shape::load_section(bytes[kPlanes - 1 - p].at, section) : hn::Zero(U8());
+        planes[p] = p < kPlanes ? Shape::load_section(bytes.at[p], section) : hn::Zero(U8());
       }
       const Centroids centroids(centroids_, planes);
       V32 sums[2] = {hn::Zero(I32()), hn::Zero(I32())};
@@ -211,16 +213,12 @@ class Decoder {
     }
   }
 
-  // The norms that the groups of a batch read. A stage of its own, since what was just stored in
-  // pieces cannot be loaded whole at once.
-  void prepare(uint32_t begin) {
-    for (int group = 0; group < kGroups; ++group) {
-      const uint32_t token = begin + group * kGroupTokens;
-      if (token >= run_.token_count) return;
-      for (uint32_t t = 0; t < kGroupTokens; ++t) {
-        const uint32_t norm = run_.norms[std::min(token + t, run_.token_count - 1)];
-        norms_[group][t % kSets][t / kSets] = norm << 16;
-      }
+  // The norms that a group reads. Long before, since what was just stored in pieces cannot be
+  // loaded whole at once.
+  HWY_INLINE void prepare(uint32_t token, int group) {
+    for (uint32_t t = 0; t < kGroupTokens; ++t) {
+      const uint32_t norm = run_.norms[std::min(token + t, run_.token_count - 1)];
+      norms_[group][t % kSets][t / kSets] = norm << 16;
     }
   }
 
@@ -284,6 +282,16 @@ class Decoder {
     }
   }
 
+  void store_values(uint32_t token, int group) const {
+    if (run_.dtype == DType::f32) {
+      store<DType::f32>(token, group);
+    } else if (run_.dtype == DType::f16) {
+      store<DType::f16>(token, group);
+    } else {
+      store<DType::bf16>(token, group);
+    }
+  }
+
   template <DType kType>
   void store(uint32_t token, int group) const {
     const bool offsets = run_.offsets != nullptr;
@@ -298,9 +306,11 @@ class Decoder {
 
   template <DType kType, bool kOffsets, bool kWide>
   HWY_NOINLINE void store_group(uint32_t token, int group) const {
-    if (!stream_ && run_.ahead != nullptr) {
+    if (run_.ahead != nullptr) {
       constexpr size_t kTokenBytes = kHeadDim * bytes_of(kType);
-      prefetch(run_.ahead + token * kTokenBytes, kGroupTokens * kTokenBytes);
+      const std::byte* const ahead = run_.ahead + token * kTokenBytes;
+      stream_ ? prefetch_pages(ahead, kGroupTokens * kTokenBytes)
+              : prefetch(ahead, kGroupTokens * kTokenBytes);
     }
     const U32 d32;
     for (int set = 0; set < kSets; ++set) {

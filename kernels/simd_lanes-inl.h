@@ -55,7 +55,8 @@ HWY_INLINE void transpose_blocks(V16* HWY_RESTRICT x) {
 // Bits of `a` where `mask` has them, else of `b`.
 HWY_INLINE V8 bits_of_both(V8 mask, V8 a, V8 b) {
 #if HWY_TARGET <= HWY_AVX3
-  return V8{_mm512_ternarylogic_epi64(mask.raw, a.raw, b.raw, 0xca)};
+  // The operand that it overwrites is one that callers shift first, and so need no more.
+  return V8{_mm512_ternarylogic_epi64(b.raw, mask.raw, a.raw, 0xb8)};
 #else
   return hn::Or(hn::And(mask, a), hn::AndNot(mask, b));
 #endif
