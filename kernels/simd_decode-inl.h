@@ -30,6 +30,8 @@ class Decoder {
       centroids_[0][(i - first) / 16][i % 16] = static_cast<uint8_t>(word);
       centroids_[1][(i - first) / 16][i % 16] = static_cast<uint8_t>(word >> 8);
     }
+    const int16_t* const weights = run.rotation->last_weights.data();
+    for (int n = 0; n < 2 * kCount; ++n) weights_[n] = hn::LoadDup128(I16(), weights + 8 * n);
     // Of the next run; planes are fetched as they are read.
     prefetch(reinterpret_cast<const std::byte*>(run.norms + run.token_count), 2 * run.token_count);
     if (run.offsets == nullptr) return;
@@ -318,9 +320,9 @@ class Decoder {
       const auto flagged = hn::Ne(flagged_[group][set], hn::Zero(d32));
       const auto rotated = [&] {
         if constexpr (kWide) {
-          return Wide{{wide_[group][0] + kCount * set, wide_[group][1] + kCount * set}};
+          return Wide{{wide_[group][0] + kCount * set, wide_[group][1] + kCount * set}, weights_};
         } else {
-          return Narrow{rotated_[group] + kCount * set};
+          return Narrow{rotated_[group] + kCount * set, weights_};
         }
       }();
       store_set<kType, kOffsets>(rotated, scales_[group][set], hn::RebindMask(F32(), flagged), to);
@@ -330,16 +332,18 @@ class Decoder {
   // A rotated vector of every token. integers() are the values that are even or odd (k % 2) and in
   // the lower or upper half (k / 2) of 16 from 8i on.
   struct Narrow {
-    const V16* x;  // as from_octets() leaves them
-    HWY_INLINE V32 integers(const int16_t* weights, int i, int k) const {
-      return multiply_pairs(x[i + k % 2], weights + 16 * i + 8 * k);
+    const V16* x;        // as from_octets() leaves them
+    const V16* weights;  // Decoder::weights_
+    HWY_INLINE V32 integers(int i, int k) const {
+      return multiply_pairs(x[i + k % 2], weights[2 * i + k]);
     }
   };
   struct Wide {
     const V32* halves[2];  // as from_octets_wide() leaves them
-    HWY_INLINE V32 integers(const int16_t* weights, int i, int k) const {
+    const V16* weights;
+    HWY_INLINE V32 integers(int i, int k) const {
       // The sign is that of the first weight or, where there is but one, of that one.
-      V32 pairs = hn::BitCast(I32(), hn::LoadDup128(I16(), weights + 16 * i + 8 * k));
+      V32 pairs = hn::BitCast(I32(), weights[2 * i + k]);
       if (kInner > 8 || k < 2) pairs = hn::ShiftLeft<16>(pairs);
       const V32 sign = hn::ShiftRight<31>(pairs);
       return hn::Sub(hn::Xor(halves[k / 2][i + k % 2], sign), sign);
@@ -375,8 +379,7 @@ class Decoder {
     constexpr int kBlocksEach = kType == DType::f32 ? 2 : 1;
     VF values[4];
     for (int k = 0; k < 4; ++k) {
-      const V32 integers = x.integers(run_.rotation->last_weights.data(), i, k);
-      values[k] = hn::Mul(hn::ConvertTo(d, integers), scale);
+      values[k] = hn::Mul(hn::ConvertTo(d, x.integers(i, k)), scale);
       if constexpr (kOffsets) {
         const VF offset = hn::LoadDup128(d, offsets_ + 8 * i + 4 * k);
         values[k] = hn::Add(values[k], hn::IfThenElseZero(shifted, offset));
@@ -394,6 +397,7 @@ class Decoder {
   VF scales_[kGroups][kSets];
   hn::VFromD<U32> flagged_[kGroups][kSets];
   alignas(16) uint32_t norms_[kGroups][kSets][4] = {};
+  V16 weights_[2 * kCount];  // Rotation::last_weights, for every token
   alignas(64) float offsets_[kHeadDim];
 };
 

@@ -248,9 +248,9 @@ struct GroupRotation {
 };
 
 // Sums of products of pairs.
-HWY_INLINE V32 multiply_pairs(V16 x, const int16_t* weights) {
+HWY_INLINE V32 multiply_pairs(V16 x, V16 weights) {
   V32 unused = hn::Zero(I32());
-  return hn::ReorderWidenMulAccumulate(I32(), x, hn::LoadDup128(I16(), weights), unused, unused);
+  return hn::ReorderWidenMulAccumulate(I32(), x, weights, unused, unused);
 }
 
 // Neighbouring lanes, which lie 8 apart in octets, in 32 bits: their sum and difference exactly, or
@@ -261,8 +261,8 @@ HWY_INLINE void widen_pairs(V16 x, V32& first, V32& second) {
                                                          {1, -1, 1, -1, 1, -1, 1, -1},
                                                          {1, 0, 1, 0, 1, 0, 1, 0},
                                                          {0, 1, 0, 1, 0, 1, 0, 1}};
-  first = multiply_pairs(x, kWeights[kButterfly ? 0 : 2]);
-  second = multiply_pairs(x, kWeights[kButterfly ? 1 : 3]);
+  first = multiply_pairs(x, hn::LoadDup128(I16(), kWeights[kButterfly ? 0 : 2]));
+  second = multiply_pairs(x, hn::LoadDup128(I16(), kWeights[kButterfly ? 1 : 3]));
 }
 
 }  // namespace HWY_NAMESPACE
