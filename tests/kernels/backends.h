@@ -13,6 +13,7 @@
 
 namespace hadal {
 
+inline constexpr CodecBackend kBackends[] = {CodecBackend::reference, CodecBackend::cpu};
 inline constexpr DType kFloatTypes[] = {DType::f16, DType::bf16, DType::f32};
 inline constexpr int kAdversarialKinds = 7;
 

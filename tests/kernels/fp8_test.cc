@@ -23,7 +23,6 @@ constexpr Format kFormats[] = {
     {"e4m3", CodecFamily::fp8_e4m3, 3, 7, 0x7e, 448, 0x1p-6, 0x1p-9},
     {"e5m2", CodecFamily::fp8_e5m2, 2, 15, 0x7b, 57344, 0x1p-14, 0x1p-16},
 };
-constexpr CodecBackend kBackends[] = {CodecBackend::reference, CodecBackend::cpu};
 
 // What a code stands for; of infinity and NaN, which are never written, the largest number.
 double value_of(const Format& format, int code) {

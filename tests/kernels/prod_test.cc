@@ -13,7 +13,6 @@
 namespace hadal {
 namespace {
 
-constexpr CodecBackend kBackends[] = {CodecBackend::reference, CodecBackend::cpu};
 constexpr const char* kNames[] = {"k4v4-prod", "k4v2-prodg", "qjl", "qjlg"};
 
 // Of vectors of length 1: what an inner product's error has of variance, times d. With P Gaussian
@@ -308,105 +307,6 @@ TEST(Prod, LayersHaveBitsOfTheirOwn) {
   }
 }
 
-TEST(Prod, BackendsAgree) {
-  on_every_instruction_set([](const std::string& target) {
-    for (const uint16_t head_dim : kHeadDims) {
-      for (int kind = 0; kind < kAdversarialKinds; ++kind) {
-        for (const char* name : {"k2v3-prod", "k4v5-prod", "k6v7-prod", "k8v8-prod", "qjl"}) {
-          const DType dtype = kFloatTypes[kind % 3];
-          SCOPED_TRACE(absl::StrCat(target, " ", head_dim, " ", name, " ", kind));
-          KvExample source(example_layout(dtype, head_dim, 128, kind % 2 == 0 ? 5 : 18));
-          fill_adversarial(source, kind);
-          expect_backends_agree(source, name, kind >= 4 ? 0 : 64);
-        }
-      }
-    }
-  });
-}
-
-TEST(Prod, AnyBytesDecodeToFiniteValuesAlikeEverywhere) {
-  on_every_instruction_set([](const std::string& target) {
-    for (const uint16_t head_dim : kHeadDims) {
-      for (const char* name : {"k4v4-prod", "k8v8-prod", "k3v7-prodg", "qjl", "qjlg"}) {
-        SCOPED_TRACE(absl::StrCat(target, " ", head_dim, " ", name));
-        KvExample source(example_layout(DType::f32, head_dim, 64, 9));
-        source.fill_normal(3);
-        const auto codec = make_codec(source.layout, name, CodecBackend::reference);
-        const auto block =
-            with_random_vectors(encode_whole(*codec, request_for(source, 64)), source.layout);
-        expect_backends_agree(source, name, 64, block);
-        decode_whole(*codec, block)->for_each([&](Side, std::byte* at, int, int, int, int) {
-          // No coordinate is longer than the largest centroid, or than 64 signs of a Gaussian P.
-          EXPECT_LE(std::abs(KvExample::load(at, DType::f32)), 16 * kProjectedLengthMax);
-        });
-      }
-    }
-  });
-}
-
-TEST(Prod, NonFiniteValuesAreReported) {
-  on_every_instruction_set([](const std::string& target) {
-    SCOPED_TRACE(target);
-    for (const CodecBackend backend : kBackends) {
-      for (const char* name : kNames) expect_non_finite_is_reported(name, backend);
-    }
-  });
-}
-
-TEST(Prod, EmptyTinyAndHugeVectors) {
-  for (const CodecBackend backend : kBackends) {
-    for (const char* name : kNames) {
-      KvExample source(example_layout(DType::f32, 64, 64, 4));
-      const auto codec = make_codec(source.layout, name, backend);
-      for (const float value :
-           {0.0f, -0.0f, 1e-40f, -0x1.0p-68f}) {  // 8 times that is their length
-        source.fill([&](Side, int, int, int, int) { return value; });
-        const auto decoded = decode_whole(*codec, encode_whole(*codec, request_for(source, 64)));
-        decoded->for_each([](Side side, std::byte* at, int, int, int, int) {
-          if (side == Side::key) return;  // keys are their mean
-          EXPECT_EQ(KvExample::load(at, DType::f32), 0.0f);
-        });
-      }
-      for (const float value : {0x1.0p-67f, 0x1.fp60f}) {
-        source.fill([&](Side, int, int, int, int i) { return i % 3 == 0 ? -value : value; });
-        const auto decoded = decode_whole(*codec, encode_whole(*codec, request_for(source, 64)));
-        EXPECT_LT(source.distortion(Side::value, *decoded), 2.5) << value;
-      }
-    }
-  }
-}
-
-TEST(Prod, KeyOffsetsCureACommonMean) {
-  KvExample source(example_layout(DType::f32, 128, 128, 64));
-  std::mt19937 random(3);
-  std::normal_distribution<float> normal;
-  source.fill([&](Side, int, int, int, int i) { return normal(random) + (i % 5 == 0 ? 9.0f : 0); });
-  for (const CodecBackend backend : kBackends) {
-    const auto codec = make_codec(source.layout, "k4v4-prod", backend);
-    const auto decoded = decode_whole(*codec, encode_whole(*codec, request_for(source, 64)));
-    // The mean square is 17.2, of which 1 varies.
-    EXPECT_NEAR(source.distortion(Side::key, *decoded) * 17.2, variance(3, false), 0.003);
-    EXPECT_GT(source.distortion(Side::value, *decoded) * 17.2, 0.2);
-  }
-}
-
-TEST(Prod, FirstTokensOfASequenceAreExact) {
-  for (const CodecBackend backend : kBackends) {
-    for (const char* name : kNames) {
-      KvExample source(example_layout(DType::bf16, 64, 64, 16));
-      source.fill_normal(1);
-      const auto codec = make_codec(source.layout, name, backend);
-      const auto decoded = decode_whole(*codec, encode_whole(*codec, request_for(source, 0)));
-      const size_t exact_bytes = 4 * 2 * 64 * 2;
-      for (int layer = 0; layer < 2; ++layer) {
-        const std::byte* rows[] = {source.key_rows[layer], decoded->key_rows[layer]};
-        EXPECT_EQ(std::memcmp(rows[0], rows[1], exact_bytes), 0);
-        EXPECT_NE(std::memcmp(rows[0], rows[1], 2 * exact_bytes), 0);
-      }
-    }
-  }
-}
-
 // A block says which matrix its signs are of.
 TEST(Prod, BlocksOfOtherMatricesAreRefused) {
   KvExample source(example_layout(DType::f16, 64, 64, 8)), decoded(source.layout);
@@ -428,13 +328,6 @@ TEST(Prod, BlocksOfOtherMatricesAreRefused) {
         << writer << " " << reader;
   }
   EXPECT_TRUE(refused("k5v3-prodg", "k4v4-prodg").ok());  // bits are the block's
-}
-
-TEST(Prod, OtherHeadDimsAreRefused) {
-  for (const char* name : kNames) {
-    const auto codec = Codec::create(example_layout(DType::f16, 48, 64, 8), *parse_codec(name));
-    EXPECT_EQ(codec.status().code(), absl::StatusCode::kInvalidArgument);
-  }
 }
 
 }  // namespace

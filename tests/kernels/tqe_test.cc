@@ -13,8 +13,6 @@
 namespace hadal {
 namespace {
 
-constexpr CodecBackend kBackends[] = {CodecBackend::reference, CodecBackend::cpu};
-
 int32_t magnitudes_of(const std::vector<int32_t>& values) {
   return std::accumulate(values.begin(), values.end(), 0,
                          [](int32_t sum, int32_t value) { return sum + std::abs(value); });
@@ -202,22 +200,6 @@ TEST(Tqe, RealKeysAndValuesHaveTwoThirdsOfTheErrorOfFourBits) {
   }
 }
 
-TEST(Tqe, BackendsAgree) {
-  on_every_instruction_set([](const std::string& target) {
-    for (const uint16_t head_dim : kHeadDims) {
-      for (const DType dtype : kFloatTypes) {
-        for (int kind = 0; kind < kAdversarialKinds; ++kind) {
-          SCOPED_TRACE(absl::StrCat(target, " ", head_dim, " ", dtype_name(dtype), " ", kind));
-          // Tokens that are no multiple of any width; from kind 4 on with exact ones.
-          KvExample source(example_layout(dtype, head_dim, 128, kind % 2 == 0 ? 9 : 35));
-          fill_adversarial(source, kind);
-          expect_backends_agree(source, "tqe", kind >= 4 ? 0 : 64);
-        }
-      }
-    }
-  });
-}
-
 // Row `row` of the rotation: what becomes a single spike.
 std::vector<float> row_of(const Rotation& rotation, int row) {
   std::vector<float> values(rotation.head_dim);
@@ -266,52 +248,6 @@ TEST(Tqe, VectorsWithFewOrEqualOrExtremeValuesFit) {
       }
     }
   }
-}
-
-TEST(Tqe, EmptyTinyAndHugeVectors) {
-  for (const CodecBackend backend : kBackends) {
-    KvExample source(example_layout(DType::f32, 64, 64, 4));
-    const auto codec = make_codec(source.layout, "tqe", backend);
-    for (const float value : {0.0f, -0.0f, 1e-40f, -0x1.0p-68f}) {  // 8 times that is their length
-      source.fill([&](Side, int, int, int, int) { return value; });
-      const auto decoded = decode_whole(*codec, encode_whole(*codec, request_for(source, 64)));
-      decoded->for_each([](Side side, std::byte* at, int, int, int, int) {
-        if (side == Side::key) return;  // keys are their mean
-        EXPECT_EQ(KvExample::load(at, DType::f32), 0.0f);
-      });
-    }
-    for (const float value : {0x1.0p-67f, 0x1.fp59f}) {
-      source.fill([&](Side, int, int, int, int i) { return i % 3 == 0 ? -value : value; });
-      const auto decoded = decode_whole(*codec, encode_whole(*codec, request_for(source, 64)));
-      EXPECT_LT(source.distortion(Side::value, *decoded), 0.0075) << value;
-    }
-  }
-}
-
-TEST(Tqe, NonFiniteValuesAreReported) {
-  on_every_instruction_set([](const std::string& target) {
-    SCOPED_TRACE(target);
-    for (const CodecBackend backend : kBackends) expect_non_finite_is_reported("tqe", backend);
-  });
-}
-
-TEST(Tqe, AnyBytesDecodeToFiniteValuesAlikeEverywhere) {
-  on_every_instruction_set([](const std::string& target) {
-    for (const uint16_t head_dim : kHeadDims) {
-      for (const DType dtype : kFloatTypes) {
-        SCOPED_TRACE(absl::StrCat(target, " ", head_dim, " ", dtype_name(dtype)));
-        KvExample source(example_layout(dtype, head_dim, 64, 33));
-        source.fill_normal(3);
-        const auto codec = make_codec(source.layout, "tqe", CodecBackend::reference);
-        const auto block =
-            with_random_vectors(encode_whole(*codec, request_for(source, 64)), source.layout);
-        expect_backends_agree(source, "tqe", 64, block);
-        decode_whole(*codec, block)->for_each([&](Side, std::byte* at, int, int, int, int) {
-          EXPECT_TRUE(std::isfinite(KvExample::load(at, dtype)));
-        });
-      }
-    }
-  });
 }
 
 // Rotated, they are rubbish of any size, which the search for a scale must survive.
@@ -365,40 +301,6 @@ TEST(Tqe, EveryVectorHasASlotOfItsOwn) {
       }
     }
   }
-}
-
-TEST(Tqe, KeyOffsetsCureACommonMean) {
-  KvExample source(example_layout(DType::f32, 128, 128, 64));
-  std::mt19937 random(3);
-  std::normal_distribution<float> normal;
-  source.fill([&](Side, int, int, int, int i) { return normal(random) + (i % 5 == 0 ? 9.0f : 0); });
-  for (const CodecBackend backend : kBackends) {
-    const auto codec = make_codec(source.layout, "tqe", backend);
-    const auto decoded = decode_whole(*codec, encode_whole(*codec, request_for(source, 64)));
-    // The mean square is 17.2, of which 1 varies.
-    EXPECT_NEAR(source.distortion(Side::key, *decoded) * 17.2, 0.0049, 0.0006);
-    EXPECT_GT(source.distortion(Side::value, *decoded) * 17.2, 0.05);
-  }
-}
-
-TEST(Tqe, FirstTokensOfASequenceAreExact) {
-  for (const CodecBackend backend : kBackends) {
-    KvExample source(example_layout(DType::bf16, 64, 64, 16));
-    source.fill_normal(1);
-    const auto codec = make_codec(source.layout, "tqe", backend);
-    const auto decoded = decode_whole(*codec, encode_whole(*codec, request_for(source, 0)));
-    const size_t exact_bytes = 4 * 2 * 64 * 2;
-    for (int layer = 0; layer < 2; ++layer) {
-      const std::byte* rows[] = {source.key_rows[layer], decoded->key_rows[layer]};
-      EXPECT_EQ(std::memcmp(rows[0], rows[1], exact_bytes), 0);
-      EXPECT_NE(std::memcmp(rows[0], rows[1], 2 * exact_bytes), 0);
-    }
-  }
-}
-
-TEST(Tqe, OtherHeadDimsAreRefused) {
-  const auto codec = Codec::create(example_layout(DType::f16, 48, 64, 8), *parse_codec("tqe"));
-  EXPECT_EQ(codec.status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace
