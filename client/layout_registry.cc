@@ -32,6 +32,7 @@ absl::StatusOr<std::shared_ptr<RegisteredLayout>> make_layout(const LayoutConfig
   names.layout_hash = layout->layout_hash;
   names.family = layout->config.codec.family;
   names.rotation_seed = layout->opaque() ? 0 : config.codec.rotation_seed;
+  names.gaussian_projection = config.codec.gaussian_projection;
   names.hash_scheme = config.hash_scheme;
   names.tenant = config.tenant;
   layout->binder = std::make_unique<const KeyBinder>(names, config.shard);

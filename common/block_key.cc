@@ -72,6 +72,7 @@ KeyBinder::KeyBinder(const KeyNamespace& key_namespace, KeyShard shard) : shard_
   append_integer(fields, key_namespace.layout_hash);
   append_integer(fields, static_cast<uint8_t>(key_namespace.family));
   append_integer(fields, key_namespace.rotation_seed);
+  append_integer(fields, static_cast<uint8_t>(key_namespace.gaussian_projection));
   append_text(fields, key_namespace.hash_scheme);
   append_text(fields, key_namespace.tenant);
   namespace_digest_ = sha256(fields);

@@ -53,6 +53,7 @@ struct KeyNamespace {
   uint64_t layout_hash = 0;
   CodecFamily family = CodecFamily::turboquant_mse;
   uint64_t rotation_seed = 0;
+  bool gaussian_projection = false;
   std::string hash_scheme;  // how the engine chains its block hashes
   std::string tenant;
 };

@@ -227,7 +227,9 @@ absl::StatusOr<json> quality(const Options& options) {
 void add_common(CLI::App* command, Options& options) {
   command->add_option("--model", options.model, "gguf file")->required();
   command->add_option("--nodes", options.cache.nodes, "hadald nodes, host:port[,host:port]");
-  command->add_option("--codec", options.cache.codec, "raw or k1v1 to k8v8")->capture_default_str();
+  command
+      ->add_option("--codec", options.cache.codec, "k1v1 to k8v8, raw, or another of docs/codec.md")
+      ->capture_default_str();
   command->add_option("--transport", options.cache.transport, "auto or tcp")->capture_default_str();
   command->add_option("--block-tokens", options.cache.block_tokens, "tokens a block")
       ->capture_default_str()

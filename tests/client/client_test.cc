@@ -129,6 +129,27 @@ TEST_F(ClientTest, DefaultCodecComesBackCloseAndSmaller) {
   EXPECT_LT(in.relative_error(out), 0.02);
 }
 
+// Under one hash each: what one cannot decode is none of its keys.
+TEST_F(ClientTest, EveryCodecHasKeysOfItsOwn) {
+  KvBuffer in(small_layout());
+  in.fill_random(3);
+  const std::pair<const char*, double> codecs[] = {
+      {"k4v4", 0.02},  {"k4v4-prod", 0.04}, {"k4v4-prodg", 0.1}, {"qjl", 1.0},   {"qjlg", 2.0},
+      {"polar", 0.05}, {"tqe", 0.01},       {"e4m3", 0.002},     {"e5m2", 0.005}};
+  for (const auto& [name, error] : codecs) {
+    SCOPED_TRACE(name);
+    const LayoutId layout = client_->register_layout(layout_config(small_layout(), name)).value();
+    KvBuffer out(small_layout());
+    EXPECT_EQ(get_one(layout, "a", out).status.code(), absl::StatusCode::kNotFound);
+    const KeyResult put = put_one(layout, "a", in);
+    ASSERT_TRUE(put.status.ok()) << put.status;
+    EXPECT_FALSE(put.duplicate);
+    const KeyResult got = get_one(layout, "a", out);
+    ASSERT_TRUE(got.status.ok()) << got.status;
+    EXPECT_LT(in.relative_error(out), error);
+  }
+}
+
 TEST_F(ClientTest, LookupAnswersTheLongestPrefixInTheOrderAsked) {
   KvBuffer kv(small_layout());
   kv.fill_random(3);

