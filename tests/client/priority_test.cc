@@ -174,6 +174,15 @@ TEST(ClientPriority, GetsThatWaitForStagingReachTheNodeByPriority) {
     // The first has the slot before the others come.
     while (node->handler().reads == 0) absl::SleepFor(absl::Milliseconds(1));
   }
+  // One that gets through after them says that all were tried and wait. It is small, and is of the
+  // highest priority: else it would wait for them.
+  BlockPut last;
+  last.hash = hash_of("last");
+  last.pages = kv.pages();
+  last.token_count = 1;
+  options.priority = Priority::high;
+  const RequestId put = client->put(layout, {last}, options).value();
+  ASSERT_TRUE(client->wait(put).value().keys[0].status.ok());
   node->handler().resume();
   for (const RequestId id : ids) EXPECT_EQ(client->wait(id).value().prefix_blocks, 1u);
   std::vector<BlockKey> asked;
