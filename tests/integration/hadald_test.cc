@@ -37,8 +37,7 @@ class HadaldTest : public ::testing::TestWithParam<const char*> {
     ASSERT_NE(port_, 0);
     std::ofstream(directory_ + "/hadald.toml")
         << "[data]\nlisten = \"127.0.0.1:" << port_ << "\"\ntransport = \"" << GetParam() << "\"\n"
-        << "[admin]\nlisten = \"127.0.0.1:" << NodeProcess::free_port() << "\"\n"
-        << "[metrics]\nlisten = \"127.0.0.1:" << NodeProcess::free_port() << "\"\n"
+        << "[admin]\nlisten = \"127.0.0.1:0\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n"
         << "[dram]\ncapacity = \"64MiB\"\n"
         << "[nvme]\npath = \"" << directory_ << "/nvme\"\ncapacity = \"256MiB\"\n"
         << "memtable = \"16MiB\"\nflush_interval = \"200ms\"\n";

@@ -81,15 +81,21 @@ std::unique_ptr<NodeProcess> NodeProcess::start_command(const std::vector<std::s
 }
 
 uint16_t NodeProcess::free_port() {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  auto* const any = reinterpret_cast<sockaddr*>(&address);
-  const bool bound = bind(fd, any, size) == 0 && getsockname(fd, any, &size) == 0;
-  close(fd);
-  return bound ? ntohs(address.sin_port) : 0;
+  // Below those that the kernel gives to connections: one of these might come while a node is down.
+  constexpr int kFirst = 10000, kCount = 20000;
+  static int next = getpid() * 97;
+  for (int attempt = 0; attempt < kCount; ++attempt) {
+    const auto port = static_cast<uint16_t>(kFirst + next++ % kCount);
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const bool bound = bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+    close(fd);
+    if (bound) return port;
+  }
+  return 0;
 }
 
 void NodeProcess::signal(int number) {
