@@ -27,19 +27,24 @@ absl::StatusOr<std::shared_ptr<RegisteredLayout>> make_layout(const LayoutConfig
     if (!most.ok()) return most.status();
     layout->max_block_bytes = *most;
   }
-  KeyNamespace names;
-  names.model = config.model;
-  names.layout_hash = layout->layout_hash;
-  names.family = layout->config.codec.family;
-  names.rotation_seed = layout->opaque() ? 0 : config.codec.rotation_seed;
-  names.gaussian_projection = config.codec.gaussian_projection;
-  names.hash_scheme = config.hash_scheme;
-  names.tenant = config.tenant;
-  layout->binder = std::make_unique<const KeyBinder>(names, config.shard);
+  layout->binder =
+      std::make_unique<const KeyBinder>(key_namespace_of(layout->config), config.shard);
   return layout;
 }
 
 }  // namespace
+
+KeyNamespace key_namespace_of(const LayoutConfig& config) {
+  KeyNamespace names;
+  names.model = config.model;
+  names.layout_hash = config.layout.hash();
+  names.family = config.codec.family;
+  names.rotation_seed = config.layout.dtype == DType::opaque ? 0 : config.codec.rotation_seed;
+  names.gaussian_projection = config.codec.gaussian_projection;
+  names.hash_scheme = config.hash_scheme;
+  names.tenant = config.tenant;
+  return names;
+}
 
 absl::StatusOr<LayoutId> LayoutRegistry::add(const LayoutConfig& config) {
   absl::StatusOr<std::shared_ptr<RegisteredLayout>> layout = make_layout(config);

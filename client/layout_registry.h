@@ -12,6 +12,9 @@
 
 namespace hadal {
 
+// What the keys of a layout's blocks are bound to.
+KeyNamespace key_namespace_of(const LayoutConfig& config);
+
 struct RegisteredLayout {
   LayoutConfig config;
   std::unique_ptr<const KeyBinder> binder;

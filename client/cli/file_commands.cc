@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "client/cli/commands.h"
 #include "client/client.h"
+#include "client/layout_registry.h"
 #include "common/limits.h"
 #include "kernels/codec.h"
 
@@ -36,12 +37,7 @@ LayoutConfig file_layout() {
 // As the client library makes it, so that people can look a file up and evict it.
 BlockKey file_key(const std::string& name) {
   const LayoutConfig config = file_layout();
-  KeyNamespace names;
-  names.model = config.model;
-  names.layout_hash = config.layout.hash();
-  names.family = config.codec.family;
-  names.hash_scheme = config.hash_scheme;
-  return KeyBinder(names, config.shard).bind(digest_engine_string(name));
+  return KeyBinder(key_namespace_of(config), config.shard).bind(digest_engine_string(name));
 }
 
 struct Store {

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/client.h"
+#include "client/layout_registry.h"
 #include "common/encoded_block.h"
 #include "tests/client/kv_buffer.h"
 #include "tests/client/test_node.h"
@@ -96,14 +97,7 @@ class BadBlocksTest : public ::testing::TestWithParam<const char*> {
 
   static BlockKey key_of(const KvLayout& layout, const std::string& name) {
     const LayoutConfig config = layout_config(layout, "k5v4");
-    KeyNamespace names;
-    names.model = config.model;
-    names.layout_hash = layout.hash();
-    names.family = config.codec.family;
-    names.rotation_seed = config.codec.rotation_seed;
-    names.hash_scheme = config.hash_scheme;
-    names.tenant = config.tenant;
-    return KeyBinder(names, config.shard).bind(hash_of(name));
+    return KeyBinder(key_namespace_of(config), config.shard).bind(hash_of(name));
   }
 
   // What a put of this client would have stored.
