@@ -5,10 +5,12 @@
 #include <gtest/gtest.h>
 #include <hwy/targets.h>
 
+#include <cctype>
 #include <fstream>
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/rotation.h"
 #include "tests/kernels/kv_example.h"
 
 namespace hadal {
@@ -16,6 +18,12 @@ namespace hadal {
 inline constexpr CodecBackend kBackends[] = {CodecBackend::reference, CodecBackend::cpu};
 inline constexpr DType kFloatTypes[] = {DType::f16, DType::bf16, DType::f32};
 inline constexpr int kAdversarialKinds = 7;
+
+// A codec's name as GoogleTest takes it.
+inline std::string test_name(std::string codec) {
+  for (char& c : codec) c = std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';
+  return codec;
+}
 
 // Blocks travel between machines, so all instruction sets matter, not only the best one of this
 // machine. Calls work(name) on each.
@@ -120,6 +128,30 @@ inline std::unique_ptr<KvExample> real_example() {
     EXPECT_TRUE(file.good());
   }
   return example;
+}
+
+// Relative squared error of one side of it.
+inline double real_distortion(absl::string_view name, Side side) {
+  const auto source = real_example();
+  const auto codec = make_codec(source->layout, name, CodecBackend::cpu);
+  const auto block = encode_whole(*codec, request_for(*source, 0));
+  return source->distortion(side, *decode_whole(*codec, block));
+}
+
+// Of normal values, on both backends.
+inline void expect_distortion(absl::string_view name, double expected, double room) {
+  for (const uint16_t head_dim : kHeadDims) {
+    for (const DType dtype : kFloatTypes) {
+      for (const CodecBackend backend : kBackends) {
+        KvExample source(example_layout(dtype, head_dim, head_dim, 32));
+        source.fill_normal(head_dim);
+        const auto codec = make_codec(source.layout, name, backend);
+        const auto decoded = decode_whole(*codec, encode_whole(*codec, request_for(source, 64)));
+        EXPECT_NEAR(source.distortion(Side::key, *decoded), expected, room) << head_dim;
+        EXPECT_NEAR(source.distortion(Side::value, *decoded), expected, room) << head_dim;
+      }
+    }
+  }
 }
 
 }  // namespace hadal

@@ -171,11 +171,8 @@ TEST_P(BadInput, ExtremeValuesComeBackFinite) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryCodec, BadInput, testing::ValuesIn(kCodecs), [](const auto& info) {
-  std::string name = info.param;
-  for (char& c : name) c = std::isalnum(c) != 0 ? c : '_';
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(EveryCodec, BadInput, testing::ValuesIn(kCodecs),
+                         [](const auto& info) { return test_name(info.param); });
 
 }  // namespace
 }  // namespace hadal

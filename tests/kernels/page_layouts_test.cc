@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cctype>
 
 #include "tests/kernels/backends.h"
 
@@ -107,11 +106,8 @@ TEST_P(PageLayouts, LatentAndRopeInOneRow) {
   expect_same_block(layout, {"MLA", 576, 0, 512});
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryCodec, PageLayouts, testing::ValuesIn(kCodecs), [](const auto& info) {
-  std::string name = info.param;
-  for (char& c : name) c = std::isalnum(c) != 0 ? c : '_';
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(EveryCodec, PageLayouts, testing::ValuesIn(kCodecs),
+                         [](const auto& info) { return test_name(info.param); });
 
 }  // namespace
 }  // namespace hadal

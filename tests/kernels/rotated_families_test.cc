@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cctype>
 #include <limits>
 #include <vector>
 
@@ -150,11 +149,8 @@ TEST_P(RotatedFamily, OtherHeadDimsAreRefused) {
   EXPECT_EQ(codec.status().code(), absl::StatusCode::kInvalidArgument);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, RotatedFamily, testing::ValuesIn(kFamilies), [](const auto& info) {
-  std::string name = info.param.name;
-  for (char& c : name) c = std::isalnum(c) != 0 ? c : '_';
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(All, RotatedFamily, testing::ValuesIn(kFamilies),
+                         [](const auto& info) { return test_name(info.param.name); });
 
 }  // namespace
 }  // namespace hadal

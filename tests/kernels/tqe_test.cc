@@ -174,29 +174,12 @@ TEST(TqeSearch, EndsWithWhatFits) {
 
 // Where Lloyd-Max has 0.0095 at as many bits.
 TEST(Tqe, EveryHeadDimAndDTypeHasHalfTheDistortionOfLloydMax) {
-  for (const uint16_t head_dim : kHeadDims) {
-    for (const DType dtype : kFloatTypes) {
-      for (const CodecBackend backend : kBackends) {
-        KvExample source(example_layout(dtype, head_dim, head_dim, 32));
-        source.fill_normal(head_dim);
-        const auto codec = make_codec(source.layout, "tqe", backend);
-        const auto decoded = decode_whole(*codec, encode_whole(*codec, request_for(source, 64)));
-        EXPECT_NEAR(source.distortion(Side::key, *decoded), 0.0049, 0.0003) << head_dim;
-        EXPECT_NEAR(source.distortion(Side::value, *decoded), 0.0049, 0.0003) << head_dim;
-      }
-    }
-  }
+  expect_distortion("tqe", 0.0049, 0.0003);
 }
 
 TEST(Tqe, RealKeysAndValuesHaveTwoThirdsOfTheErrorOfFourBits) {
-  const auto source = real_example();
-  const auto distortion = [&](absl::string_view name, Side side) {
-    const auto codec = make_codec(source->layout, name, CodecBackend::cpu);
-    const auto block = encode_whole(*codec, request_for(*source, 0));
-    return source->distortion(side, *decode_whole(*codec, block));
-  };
   for (const Side side : {Side::key, Side::value}) {
-    EXPECT_LT(distortion("tqe", side), 0.66 * distortion("k4v4", side));
+    EXPECT_LT(real_distortion("tqe", side), 0.66 * real_distortion("k4v4", side));
   }
 }
 
