@@ -165,8 +165,9 @@ absl::Status BlockPlan::place_groups() {
 
 // The header says the most bits that any layer has, and the drop order begins with them.
 absl::Status BlockPlan::check_bits() const {
-  Precision most = has_planes(codec_.family) ? Precision() : codec_.precision();
-  for (int group = 0; group < layer_group_count_ && has_planes(codec_.family); ++group) {
+  if (!has_planes(codec_.family)) return absl::OkStatus();
+  Precision most;
+  for (int group = 0; group < layer_group_count_; ++group) {
     const auto planes = [&](Side side) { return static_cast<uint8_t>(plane_count(side, group)); };
     most.key_planes = std::max(most.key_planes, planes(Side::key));
     most.value_planes = std::max(most.value_planes, planes(Side::value));
