@@ -99,6 +99,7 @@ Run encoded_run(const PlanCodec& codec, const EncodedSide& of, const RunIndex& i
   run.tables = codec.tables(of.side, plan.plane_count(of.side, index.group));
   run.projection = codec.projection(of.side);
   run.plane_count = planes;
+  run.vector = plan.plane_vector(of.side, 0, index.group);
   for (int plane = 0; plane < planes; ++plane) {
     const CellSections sections = plan.sections(of.side, plane, index.group);
     const PlaneVector vector = plan.plane_vector(of.side, plane, index.group);

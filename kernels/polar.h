@@ -57,13 +57,7 @@ struct PolarWords {
   uint8_t level2 = 0;
   uint8_t level34 = 0;
 };
-constexpr size_t polar_words_bytes(int run_count) {
-  return 5 * run_count + (6 * run_count + 7) / 8;
-}
 void write_polar_words(const PolarWords* runs, int run_count, std::byte* words);
 void read_polar_words(const std::byte* words, int run_count, PolarWords* runs);
-
-// Radii and words of the exact tokens are zero. Whether their values are finite.
-bool encode_exact_polar_tokens(const EncodeRun& run);
 
 }  // namespace hadal

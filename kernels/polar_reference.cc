@@ -61,19 +61,11 @@ bool encode_vector(const EncodeRun& run, uint32_t token, std::vector<float>& val
     own.norms[token + i] = reference::bf16_of(std::sqrt(static_cast<float>(squared)) * unit);
   }
   own.norms[token] |= flag;
-  write_polar_words(words.data(), run_count, run.planes[0] + token * polar_words_bytes(run_count));
+  write_polar_words(words.data(), run_count, run.planes[0] + size_t{token} * run.vector.word_bytes);
   return true;
 }
 
-bool encode_run(const EncodeRun& run) {
-  if (run.offsets != nullptr) reference::write_mean_key(run);
-  bool finite = encode_exact_polar_tokens(run);
-  for (uint32_t token = run.exact_token_count; token < run.token_count; ++token) {
-    std::vector<float> values = reference::load_vector(run, token);
-    finite = encode_vector(run, token, values) && finite;
-  }
-  return finite;
-}
+bool encode_run(const EncodeRun& run) { return reference::encode_tokens(run, encode_vector); }
 
 // The other way: every radius becomes two, of the angle's cosine and of its sine.
 void decode_level(int level, uint32_t codes, std::vector<int32_t>& radii) {
@@ -118,7 +110,7 @@ void decode_vector(const DecodeRun& run, uint32_t token) {
   // Shorter ones, which no encoder writes, have lost the bits of their squares.
   const float scale = length < kNormMin / 2 ? 0.0f : lengths.decoded_length / length;
   std::vector<PolarWords> words(run_count);
-  read_polar_words(run.planes[0] + token * polar_words_bytes(run_count), run_count, words.data());
+  read_polar_words(run.planes[0] + size_t{token} * run.vector.word_bytes, run_count, words.data());
   std::vector<int32_t> integers;
   for (int i = 0; i < run_count; ++i) {
     const auto radius = static_cast<int32_t>(std::nearbyint(radii[i] * scale));
@@ -136,19 +128,6 @@ void decode_run(const DecodeRun& run) {
 }
 
 }  // namespace
-
-bool encode_exact_polar_tokens(const EncodeRun& run) {
-  const int run_count = run.head_dim / kPolarRun;
-  bool finite = true;
-  for (uint32_t token = 0; token < run.exact_token_count; ++token) {
-    for (const float value : reference::load_vector(run, token)) {
-      finite = finite && std::isfinite(value);
-    }
-  }
-  std::fill_n(run.norms, size_t{run.exact_token_count} * run_count, uint16_t{0});
-  std::memset(run.planes[0], 0, run.exact_token_count * polar_words_bytes(run_count));
-  return finite;
-}
 
 VectorCodec reference_polar_codec() {
   polar_tables();  // made now, not in a request

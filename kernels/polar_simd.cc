@@ -65,8 +65,8 @@ class PolarEncoder {
 
   template <DType kType>
   bool encode() {
-    source_.write_mean_key<kType>();
-    bool finite = encode_exact_polar_tokens(run_);
+    source_.find_offsets<kType>();
+    bool finite = reference::encode_exact_tokens(run_);
     for (uint32_t token = run_.exact_token_count; token < run_.token_count; token += kLanes) {
       source_.load<kType>(token);
       source_.rotate(lengths_.encoded_length, integers_);
@@ -131,7 +131,7 @@ class PolarEncoder {
     uint16_t* const radii = run_.norms + size_t{token} * run_count_;
     for (int i = 0; i < run_count_; ++i) radii[i] = static_cast<uint16_t>(radii_[i][lane]);
     radii[0] |= source_.offset_flag(lane);
-    columns_.write(run_.planes[0] + token * polar_words_bytes(run_count_), run_count_, lane);
+    columns_.write(run_.planes[0] + size_t{token} * run_.vector.word_bytes, run_count_, lane);
   }
 
   const EncodeRun& run_;
@@ -185,7 +185,7 @@ class PolarDecoder {
   void read(uint32_t token, uint32_t lane) {
     const uint16_t* const radii = run_.norms + size_t{token} * run_count_;
     for (int i = 0; i < run_count_; ++i) radii_[i][lane] = radii[i];
-    columns_.read(run_.planes[0] + token * polar_words_bytes(run_count_), run_count_, lane);
+    columns_.read(run_.planes[0] + size_t{token} * run_.vector.word_bytes, run_count_, lane);
   }
 
   HWY_INLINE VF radius(int i) const {

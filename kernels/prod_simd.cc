@@ -44,7 +44,7 @@ class ColumnEncoder {
 
   template <DType kType>
   bool encode() {
-    source_.write_mean_key<kType>();
+    source_.find_offsets<kType>();
     finite_ = reference::encode_exact_tokens(run_);
     for (uint32_t token = run_.exact_token_count; token < run_.token_count; token += kLanes) {
       source_.load<kType>(token);

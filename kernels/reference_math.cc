@@ -193,15 +193,15 @@ std::vector<int32_t> read_centroids(const DecodeRun& run, uint32_t token, int pl
 }
 
 bool encode_exact_tokens(const EncodeRun& run) {
-  const size_t word_bytes = run.head_dim / 8;
+  const size_t count = run.exact_token_count;
   bool finite = true;
-  for (uint32_t token = 0; token < run.exact_token_count; ++token) {
+  for (uint32_t token = 0; token < count; ++token) {
     for (const float value : load_vector(run, token)) finite = finite && std::isfinite(value);
-    run.norms[token] = 0;
-    if (run.residual_norms != nullptr) run.residual_norms[token] = 0;
-    for (int plane = 0; plane < run.plane_count; ++plane) {
-      std::memset(run.planes[plane] + token * word_bytes, 0, word_bytes);
-    }
+  }
+  std::fill_n(run.norms, count * run.vector.scalar_count, uint16_t{0});
+  if (run.residual_norms != nullptr) std::fill_n(run.residual_norms, count, uint16_t{0});
+  for (int plane = 0; plane < run.plane_count; ++plane) {
+    std::memset(run.planes[plane], 0, count * run.vector.word_bytes);
   }
   return finite;
 }

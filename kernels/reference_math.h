@@ -57,12 +57,11 @@ uint32_t write_index(const EncodeRun& run, uint32_t token, int i, int32_t rotate
 // The centroids of a vector, as so many planes say.
 std::vector<int32_t> read_centroids(const DecodeRun& run, uint32_t token, int planes);
 
-// Of planes whose words are a bit a value: scalars and words of the exact tokens are zero. Whether
-// their values are finite.
+// Scalars and words of the exact tokens are zero. Answers whether their values are finite.
 bool encode_exact_tokens(const EncodeRun& run);
 
-// Encodes a run of such planes: the mean key, exact tokens, and encode_vector(run, token, values)
-// for every other one.
+// Encodes a run: the mean key, exact tokens, and encode_vector(run, token, values) for every other
+// one.
 using EncodeVector = bool (*)(const EncodeRun&, uint32_t token, std::vector<float>& values);
 bool encode_tokens(const EncodeRun& run, EncodeVector encode_vector);
 

@@ -135,6 +135,30 @@ HWY_INLINE hn::VFromD<U32> rounded_to_bf16(VF x) {
   return hn::Add(hn::Add(bits, hn::Set(d32, 0x7fffu)), odd);
 }
 
+// Into run.offsets, and as floats into `offsets`: reference::write_mean_key(). In the tokens' own
+// order, so that the sums are the same. `head_dim` is run.head_dim, at most kMost.
+template <DType kType, int kMost>
+HWY_INLINE void write_mean_key(const EncodeRun& run, int head_dim, float* HWY_RESTRICT offsets) {
+  const F32 d;
+  VF sums[kMost / kLanes];
+  for (int i = 0; i < head_dim / kLanes; ++i) sums[i] = hn::Zero(d);
+  for (uint32_t token = run.exact_token_count; token < run.token_count; ++token) {
+    const std::byte* const row = run.values + token * run.token_stride_bytes;
+    for (int i = 0; i < head_dim / kLanes; ++i) {
+      sums[i] = hn::Add(sums[i], load_lanes<kType>(row + i * kLanes * bytes_of(kType)));
+    }
+  }
+  const uint32_t count = run.token_count - run.exact_token_count;
+  const float scale = count == 0 ? 0.0f : 1.0f / static_cast<float>(count);
+  for (int i = 0; i < head_dim / kLanes; ++i) {
+    const auto rounded = rounded_to_bf16(hn::Mul(sums[i], hn::Set(d, scale)));
+    hn::Store(hn::BitCast(d, hn::And(rounded, hn::Set(U32(), 0xffff0000u))), d,
+              offsets + i * kLanes);
+    hn::StoreU(hn::DemoteTo(D16(), hn::BitCast(I32(), hn::ShiftRight<16>(rounded))), D16(),
+               run.offsets + i * kLanes);
+  }
+}
+
 // Bits of f16 in the lower half of 32: nearest, ties to even, clamped.
 HWY_INLINE hn::VFromD<U32> half_bits(VF x) {
   const F32 d;

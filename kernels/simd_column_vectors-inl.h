@@ -22,29 +22,11 @@ class ColumnSource {
   explicit ColumnSource(const EncodeRun& run)
       : run_(run), first_(const_cast<std::byte*>(run.values)) {}
 
-  // Where the run has offsets. In the tokens' own order, so that the sums are the reference's.
+  // Where the run has offsets.
   template <DType kType>
-  void write_mean_key() {
+  void find_offsets() {
     if (run_.offsets == nullptr) return;
-    const F32 d;
-    const uint32_t count = run_.token_count - run_.exact_token_count;
-    const float scale = count == 0 ? 0.0f : 1.0f / static_cast<float>(count);
-    VF sums[kColumnsMax / kLanes];
-    const int sum_count = run_.head_dim / kLanes;
-    for (int i = 0; i < sum_count; ++i) sums[i] = hn::Zero(d);
-    for (uint32_t token = run_.exact_token_count; token < run_.token_count; ++token) {
-      const std::byte* row = first_ + token * run_.token_stride_bytes;
-      for (int i = 0; i < sum_count; ++i) {
-        sums[i] = hn::Add(sums[i], load_lanes<kType>(row + i * kLanes * bytes_of(kType)));
-      }
-    }
-    for (int i = 0; i < sum_count; ++i) {
-      hn::Store(hn::Mul(sums[i], hn::Set(d, scale)), d, offsets_ + i * kLanes);
-    }
-    for (int i = 0; i < run_.head_dim; ++i) {
-      run_.offsets[i] = reference::bf16_of(offsets_[i]);
-      offsets_[i] = reference::bf16_value(run_.offsets[i]);
-    }
+    write_mean_key<kType, kColumnsMax>(run_, run_.head_dim, offsets_);
   }
 
   // Those from `token` on, less the mean key where that makes them shorter.

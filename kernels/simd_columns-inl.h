@@ -152,25 +152,6 @@ HWY_INLINE void all_strides_but_last(V32* HWY_RESTRICT x, const Rotation& rotati
   if (waiting != 0) one_stride(x, rotation.head_dim, waiting);
 }
 
-template <bool kTransposed>
-HWY_INLINE void core_of_columns(V32* HWY_RESTRICT x, const Rotation& rotation) {
-  for (int k = 0; k < rotation.inner && rotation.core != 1; ++k) {
-    switch (rotation.core) {
-      case 12:
-        multiply_core<12, kLongRow, kTransposed>(x + k, rotation.inner);
-        break;
-      case 20:
-        multiply_core<20, kLongRow, kTransposed>(x + k, rotation.inner);
-        break;
-      case 28:
-        multiply_core<28, kLongRow, kTransposed>(x + k, rotation.inner);
-        break;
-      default:
-        multiply_core<36, kLongRow, kTransposed>(x + k, rotation.inner);
-    }
-  }
-}
-
 HWY_INLINE V32 with_sign(V32 x, int16_t sign) {
   const V32 negative = hn::Set(I32(), sign >> 15);
   return hn::Sub(hn::Xor(x, negative), negative);
@@ -181,12 +162,12 @@ inline void rotate_columns(V32* HWY_RESTRICT x, const Rotation& rotation) {
   for (int i = 0; i < rotation.head_dim; ++i) x[i] = with_sign(x[i], rotation.signs[i]);
   all_strides_but_last(x, rotation);
   if (kLastStride < rotation.inner) one_stride(x, rotation.head_dim, kLastStride);
-  core_of_columns<false>(x, rotation);
+  rotate_core_of<false>(rotation, x);
 }
 
 // S (C (x) W)^T x; narrow as reference::inverse_hadamard().
 inline void rotate_columns_back(V32* HWY_RESTRICT x, const Rotation& rotation, bool narrow) {
-  core_of_columns<true>(x, rotation);
+  rotate_core_of<true>(rotation, x);
   all_strides_but_last(x, rotation);
   for (int i = 0; i < rotation.head_dim && narrow; ++i) {
     x[i] = hn::ShiftRight<16>(hn::ShiftLeft<16>(x[i]));

@@ -178,33 +178,13 @@ HWY_INLINE void column_butterflies(const Rotation& rotation, V16* HWY_RESTRICT x
     }
   }
 }
-template <int kCore, bool kTransposed>
-HWY_INLINE void column_core(int inner, V16* x) {
-  for (int k = 0; k < inner; ++k) multiply_core<kCore, kLongRow, kTransposed>(x + k, inner);
-}
-template <bool kTransposed>
-HWY_INLINE void column_core(const Rotation& rotation, V16* x) {
-  switch (rotation.core) {
-    case 1:
-      return;
-    case 12:
-      return column_core<12, kTransposed>(rotation.inner, x);
-    case 20:
-      return column_core<20, kTransposed>(rotation.inner, x);
-    case 28:
-      return column_core<28, kTransposed>(rotation.inner, x);
-    default:
-      return column_core<36, kTransposed>(rotation.inner, x);
-  }
-}
-
 // (C (x) W) and its transpose, modulo 2^16.
 HWY_NOINLINE void rotate_columns(const Rotation& rotation, V16* x) {
   column_butterflies(rotation, x);
-  column_core<false>(rotation, x);
+  rotate_core_of<false>(rotation, x);
 }
 HWY_NOINLINE void rotate_columns_back(const Rotation& rotation, V16* x) {
-  column_core<true>(rotation, x);
+  rotate_core_of<true>(rotation, x);
   column_butterflies(rotation, x);
 }
 

@@ -37,7 +37,7 @@ class Encoder {
 
   template <DType kType>
   bool encode() {
-    if (run_.offsets != nullptr) mean_key<kType>();
+    if (run_.offsets != nullptr) write_mean_key<kType, kHeadDim>(run_, kHeadDim, offsets_);
     exact_tokens<kType>();
     // Two passes over each batch, so that no group waits for its own square roots and divisions.
     for (uint32_t begin = run_.exact_token_count; begin < run_.token_count; begin += kBatch) {
@@ -79,30 +79,6 @@ class Encoder {
   static constexpr int kBlocks = kCount* static_cast<int>(bytes_of(kType)) / 2;
 
   Rows rows(uint32_t token, int set) const { return Shape::rows(run_, first_, token, set); }
-
-  // The tokens' own order, so that the sums are the reference's.
-  template <DType kType>
-  void mean_key() {
-    const F32 d;
-    constexpr int kFloats = static_cast<int>(hn::MaxLanes(F32()));
-    VF sum[kHeadDim / kFloats];
-    for (VF& lanes : sum) lanes = hn::Zero(d);
-    for (uint32_t token = run_.exact_token_count; token < run_.token_count; ++token) {
-      const std::byte* at = first_ + token * run_.token_stride_bytes;
-      for (int i = 0; i < kHeadDim / kFloats; ++i)
-        sum[i] = hn::Add(sum[i], load_lanes<kType>(at + i * kFloats * bytes_of(kType)));
-    }
-    const uint32_t count = run_.token_count - run_.exact_token_count;
-    const float scale = count == 0 ? 0.0f : 1.0f / static_cast<float>(count);
-    for (int i = 0; i < kHeadDim / kFloats; ++i) {
-      const auto rounded = rounded_to_bf16(hn::Mul(sum[i], hn::Set(d, scale)));
-      hn::Store(hn::BitCast(d, hn::And(rounded, hn::Set(U32(), 0xffff0000u))), d,
-                offsets_ + i * kFloats);
-      const hn::Rebind<uint16_t, F32> d16;
-      hn::StoreU(hn::DemoteTo(d16, hn::BitCast(I32(), hn::ShiftRight<16>(rounded))), d16,
-                 run_.offsets + i * kFloats);
-    }
-  }
 
   static HWY_INLINE VF squares_of_run(const VF* x) {
     const auto square = [](VF v) HWY_ATTR { return hn::Mul(v, v); };

@@ -88,6 +88,27 @@ HWY_INLINE void rotate_core(V* x, int step) {
   }
 }
 
+// The same of values that lie a register each, of a rotation that is known at run time.
+template <bool kTransposed, class V>
+HWY_INLINE void rotate_core_of(const Rotation& rotation, V* x) {
+  const int inner = rotation.inner;
+  for (int k = 0; k < inner && rotation.core != 1; ++k) {
+    switch (rotation.core) {
+      case 12:
+        multiply_core<12, kLongRow, kTransposed>(x + k, inner);
+        break;
+      case 20:
+        multiply_core<20, kLongRow, kTransposed>(x + k, inner);
+        break;
+      case 28:
+        multiply_core<28, kLongRow, kTransposed>(x + k, inner);
+        break;
+      default:
+        multiply_core<36, kLongRow, kTransposed>(x + k, inner);
+    }
+  }
+}
+
 // Of two registers, in units of T: the lower halves of their blocks in turn, and the upper ones.
 template <class T, class V>
 HWY_INLINE void interleave(V& a, V& b) {

@@ -100,21 +100,7 @@ bool encode_vector(const EncodeRun& run, uint32_t token, std::vector<float>& val
   return true;
 }
 
-bool encode_run(const EncodeRun& run) {
-  if (run.offsets != nullptr) reference::write_mean_key(run);
-  bool finite = true;
-  for (uint32_t token = 0; token < run.token_count; ++token) {
-    std::vector<float> values = reference::load_vector(run, token);
-    if (token >= run.exact_token_count) {
-      finite = encode_vector(run, token, values) && finite;
-      continue;
-    }
-    for (float value : values) finite = finite && std::isfinite(value);
-    run.norms[token] = 0;
-    std::memset(run.planes[0] + size_t{token} * (run.head_dim / 2), 0, run.head_dim / 2);
-  }
-  return finite;
-}
+bool encode_run(const EncodeRun& run) { return reference::encode_tokens(run, encode_vector); }
 
 void decode_vector(const DecodeRun& run, uint32_t token) {
   std::vector<int32_t> values(run.head_dim);

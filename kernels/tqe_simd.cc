@@ -173,8 +173,10 @@ class TqeEncoder {
       : run_(run), head_dim_(run.head_dim), trellis_(run.head_dim) {}
 
   bool encode() {
-    if (run_.offsets != nullptr) mean_key();
-    bool finite = exact_tokens();
+    if (run_.offsets != nullptr) {
+      write_mean_key<kType, kColumnValuesMax>(run_, head_dim_, offsets_);
+    }
+    const bool finite = reference::encode_exact_tokens(run_);
     searches_.reserve(kColumns);
     for (uint32_t token = run_.exact_token_count; token < run_.token_count; token += kColumns) {
       encode_batch(token, std::min<uint32_t>(kColumns, run_.token_count - token));
@@ -188,38 +190,6 @@ class TqeEncoder {
 
   std::byte* slot_of(uint32_t token) const {
     return run_.planes[0] + size_t{token} * (head_dim_ / 2);
-  }
-
-  bool exact_tokens() const {
-    bool finite = true;
-    for (uint32_t token = 0; token < run_.exact_token_count; ++token) {
-      for (const float value : reference::load_vector(run_, token)) {
-        finite = finite && std::isfinite(value);
-      }
-    }
-    std::memset(run_.norms, 0, run_.exact_token_count * sizeof(uint16_t));
-    std::memset(run_.planes[0], 0, size_t{run_.exact_token_count} * (head_dim_ / 2));
-    return finite;
-  }
-
-  // The tokens' own order, so that the sums are the reference's.
-  void mean_key() {
-    const F32 d;
-    constexpr int kFloats = static_cast<int>(hn::MaxLanes(F32()));
-    std::fill_n(offsets_, head_dim_, 0.0f);
-    for (uint32_t token = run_.exact_token_count; token < run_.token_count; ++token) {
-      const std::byte* at = run_.values + token * run_.token_stride_bytes;
-      for (int i = 0; i < head_dim_; i += kFloats) {
-        const VF x = load_lanes<kType>(at + i * bytes_of(kType));
-        hn::Store(hn::Add(hn::Load(d, offsets_ + i), x), d, offsets_ + i);
-      }
-    }
-    const uint32_t count = run_.token_count - run_.exact_token_count;
-    const float scale = count == 0 ? 0.0f : 1.0f / static_cast<float>(count);
-    for (int i = 0; i < head_dim_; ++i) {
-      run_.offsets[i] = reference::bf16_of(offsets_[i] * scale);
-      offsets_[i] = reference::bf16_value(run_.offsets[i]);
-    }
   }
 
   void encode_batch(uint32_t token, uint32_t count) {

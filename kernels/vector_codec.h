@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common/block_plan.h"
 #include "common/codec_spec.h"
 #include "common/kv_layout.h"
 #include "common/limits.h"
@@ -31,6 +32,7 @@ struct EncodeRun {
   const CodeTables* tables = nullptr;      // null for families without a codebook
   const Projection* projection = nullptr;  // null for families that do not project
   int plane_count = 0;
+  PlaneVector vector;  // what plane 0 has of one; words of other planes are as long
   // 16 bits each [token, PlaneVector::scalar_count] of plane 0; of the first the sign bit says that
   // the offset was removed.
   uint16_t* norms = nullptr;
@@ -51,6 +53,7 @@ struct DecodeRun {
   const CodeTables* tables = nullptr;
   const Projection* projection = nullptr;
   int plane_count = 0;  // planes present: perhaps fewer than were encoded
+  PlaneVector vector;   // as EncodeRun's
   const uint16_t* norms = nullptr;
   const uint16_t* residual_norms = nullptr;  // null where the plane that has them is not present
   const uint16_t* offsets = nullptr;
