@@ -323,6 +323,8 @@ TEST_P(NodeFaultsTest, FrozenPastItsConnectionServesNothingWrong) {
     for (int other = 0; absl::Now() < until; ++other) {
       const BlockPut put = put_of(absl::StrCat(round, " other ", other), other % kBlocks);
       timed(client_->put(layout_, {put}, options(absl::Milliseconds(20))), absl::Milliseconds(20));
+      // Some 40 a round: the running node has room for 170 blocks, and would evict the first ones.
+      absl::SleepFor(absl::Milliseconds(30));
     }
     node_->signal(SIGCONT);
     const auto out = buffers();
