@@ -36,6 +36,25 @@ KernelStart start_of(const PlannedWork& planned, const StreamWork& work, const S
   return start;
 }
 
+FamilyKernels kernels_of(const CodecSpec& spec) {
+  switch (spec.family) {
+    case CodecFamily::raw:
+      return raw_kernels();
+    case CodecFamily::turboquant_mse:
+      return mse_kernels();
+    case CodecFamily::fp8_e4m3:
+      return e4m3_kernels();
+    case CodecFamily::fp8_e5m2:
+      return e5m2_kernels();
+    case CodecFamily::turboquant_prod:
+    case CodecFamily::qjl:
+    case CodecFamily::polar:
+    case CodecFamily::tqe:
+      break;
+  }
+  return {};
+}
+
 }  // namespace
 
 absl::StatusOr<CudaCodec> CudaCodec::create(const KvLayout& layout, const CodecSpec& spec) {
@@ -50,7 +69,8 @@ absl::Status CudaCodec::encode(const Batch& batch, const StreamWork& work) const
   absl::Status status = copy_workspace(*planned, work);
   for (const SideRange& range : planner_.side_ranges()) {
     if (!status.ok()) return status;
-    status = status_of(start_encode(start_of(*planned, work, range)), "starting to encode");
+    status = status_of(kernels_of(planner_.spec()).encode(start_of(*planned, work, range)),
+                       "starting to encode");
   }
   if (!status.ok()) return status;
   return copy_outcomes(*planned, batch, work.stream);
@@ -75,7 +95,7 @@ absl::Status CudaCodec::decode(const Batch& batch, const StreamWork& work,
       KernelStart start = start_of(*planned, work, range);
       start.launch.first_layer = first_layer;
       start.launch.end_layer = mark.end_layer;
-      status = status_of(start_decode(start), "starting to decode");
+      status = status_of(kernels_of(planner_.spec()).decode(start), "starting to decode");
     }
     if (status.ok() && mark.event != nullptr) {
       status = status_of(cudaEventRecord(mark.event, work.stream), "recording an event");

@@ -1,128 +1,35 @@
 #pragma once
 
-// The kernels that encode: of TurboQuant-MSE and of raw blocks. A CTA takes runs in turn; the last
-// one of a (block, side, layer group) makes its checksums, and the last of a block its header.
+// The kernels that encode, and what families of vectors share there: exact tokens, mean keys, norms
+// and rotations. A CTA takes runs in turn.
+//
+// A family is a class template over head_dim (mse_family.h), with
+//   kEncodeCtas, kDecodeCtas         of which a multiprocessor should hold so many
+//   EncodeShared, DecodeShared       shared memory of its own
+//   prepare_encode, prepare_decode   fill that before a run; the caller has a barrier after them
+//   encode_vectors, decode_vectors   as many tokens as the CTA takes side by side
 
 #include <cstddef>
 
-#include "kernels/cuda/checksums.h"
-#include "kernels/cuda/outcome.h"
+#include "kernels/cuda/finish_body.h"
+#include "kernels/cuda/warp_steps.h"
 
 namespace hadal::cuda {
 
-struct FinishShared {
-  bool is_last;
-  ChecksumShared checksums;
+// The mean key, by part; rows of parts begin in banks of their own.
+template <int kHeadDim>
+struct OffsetRows {
+  static constexpr int kValues = VectorShare<kHeadDim>::kValues;
+  alignas(16) float rows[VectorShare<kHeadDim>::kParts][kValues + 4];
+
+  HADAL_HOST_DEVICE float& operator[](int i) { return rows[i / kValues][i % kValues]; }
 };
 
-// Whether this CTA is the last of `count` that come here. What the others wrote can then be read.
-template <typename Executor>
-HADAL_HOST_DEVICE bool arrive(Executor& executor, FinishShared& shared, uint32_t* counter,
-                              uint32_t count) {
-  executor.fence();
-  executor.barrier();
-  executor.each([&](int thread) {
-    if (thread == 0) shared.is_last = executor.add(counter, 1) + 1 == count;
-  });
-  executor.barrier();
-  executor.fence();
-  return shared.is_last;
-}
-
-template <typename Executor>
-HADAL_HOST_DEVICE void write_zeroes(Executor& executor, std::byte* begin, std::byte* end) {
-  executor.each([&](int thread) {
-    for (std::byte* at = begin + thread; at < end; at += kCtaThreads) *at = std::byte{0};
-  });
-}
-
-// Header, table with the cells' checksums, and the padding after them.
-template <typename Executor>
-HADAL_HOST_DEVICE void write_header(Executor& executor, FinishShared& shared, const Run& run) {
-  const BlockForm& form = *run.form;
-  std::byte* staged = shared.checksums.header.data();
-  executor.each([&](int thread) {
-    if (thread == 0) {
-      BlockHeader header = form.header;
-      std::memcpy(header.key, run.entry->key.data(), sizeof(header.key));
-      header.first_token_index = run.entry->first_token_index;
-      header.flags |= run.entry->flags;
-      std::memcpy(staged, &header, kHashedHeaderBytes);
-    }
-    for (uint32_t i = thread; i < form.cell_count; i += kCtaThreads) {
-      CellEntry cell = form.cells[i];
-      cell.checksum = run.launch->cell_sums[run.block * limits::kCellsMax + i];
-      std::memcpy(staged + kHashedHeaderBytes + i * sizeof(cell), &cell, sizeof(cell));
-    }
-  });
-  executor.barrier();
-  const uint64_t hash = hash_header(executor, shared.checksums, form.cell_count);
-  const uint32_t table_end = sizeof(BlockHeader) + form.cell_count * uint32_t{sizeof(CellEntry)};
-  executor.each([&](int thread) {
-    for (uint32_t i = thread; i < table_end; i += kCtaThreads) {
-      const uint32_t in_hash = i - kHashedHeaderBytes;
-      run.encoded[i] = i < kHashedHeaderBytes ? staged[i]
-                       : in_hash < 8          ? static_cast<std::byte>(hash >> (8 * in_hash))
-                                              : staged[i - sizeof(uint64_t)];
-    }
-  });
-  write_zeroes(executor, run.encoded + table_end, run.encoded + form.cells[0].offset);
-  executor.barrier();  // before another block's header is staged
-}
-
-// After a run: checksums and header where it was the last.
-template <typename Executor>
-HADAL_HOST_DEVICE void finish_run(Executor& executor, FinishShared& shared, const Run& run) {
-  BlockProgress& progress = run.launch->progress[run.block];
-  if (!arrive(executor, shared, &progress.runs[run.side][run.group], run.runs_of_group)) return;
-  const BlockForm& form = *run.form;
-  const GroupPlace& place = *run.place;
-  for (int i = 0; i < 3; ++i) {
-    write_zeroes(executor, run.encoded + place.gap_begins[i], run.encoded + place.gap_ends[i]);
-  }
-  executor.barrier();
-  for (int plane = 0; plane < place.planes; ++plane) {
-    const uint32_t index = place.cells[plane];
-    const CellEntry& cell = form.cells[index];
-    const uint32_t end = cell.offset + cell.bytes;
-    const uint32_t next =
-        index + 1 == form.cell_count ? form.total_bytes : form.cells[index + 1].offset;
-    write_zeroes(executor, run.encoded + end, run.encoded + next);
-    const uint64_t sum = sum_cell(executor, shared.checksums, run.encoded, cell);
-    executor.each([&](int thread) {
-      if (thread == 0) run.launch->cell_sums[run.block * limits::kCellsMax + index] = sum;
-    });
-  }
-  if (arrive(executor, shared, &progress.groups, 2 * form.group_count)) {
-    write_header(executor, shared, run);
-  }
-}
-
-// False, and said in the block's outcome, where the run has no memory to read or write.
-template <typename Executor>
-HADAL_HOST_DEVICE bool has_page(Executor& executor, const Run& run) {
-  if (run.values != nullptr &&
-      reinterpret_cast<uintptr_t>(run.values) % value_bytes(run.launch->dtype) == 0) {
-    return true;
-  }
-  executor.each([&](int thread) {
-    if (thread == 0) executor.maximum(run.launch->outcomes + run.block, code(Outcome::bad_page));
-  });
-  return false;
-}
-
-HADAL_HOST_DEVICE RowFormat row_format(const Run& run) {
-  return {run.launch->dtype,
-          (reinterpret_cast<uintptr_t>(run.values) | run.token_stride_bytes) % sizeof(Chunk) == 0};
-}
-
-template <int kHeadDim>
+template <typename Family>
 struct EncodeShared {
-  using Share = VectorShare<kHeadDim>;
-  // Mean key, by part; rows of parts begin in banks of their own.
-  alignas(16) float offsets[Share::kParts][Share::kValues + 4];
-  int16_t thresholds[kCodebookMaxSize];
-  std::conditional_t<Share::kCore == 1, uint32_t, CoreScratch<kHeadDim>> core;
+  OffsetRows<Family::kHeadDim> offsets;
+  RotationScratch<Family::kHeadDim> rotation;
+  typename Family::EncodeShared family;
   FinishShared finish;
 };
 
@@ -130,18 +37,54 @@ HADAL_HOST_DEVICE bool is_finite(float x) {
   return (std::bit_cast<uint32_t>(x) & 0x7f800000u) != 0x7f800000u;
 }
 
-// Thresholds and mean key into shared memory, the mean key into the block, and exact tokens.
-template <int kHeadDim, typename Executor>
-HADAL_HOST_DEVICE void prepare_encode(Executor& executor, EncodeShared<kHeadDim>& shared,
-                                      const Run& run) {
-  const BlockForm& form = *run.form;
-  const CodeTables& tables = run.launch->tables[run.place->tables];
+template <typename Executor>
+HADAL_HOST_DEVICE void say_non_finite(Executor& executor, const Run& run) {
+  executor.maximum(run.launch->outcomes + run.block, code(Outcome::non_finite));
+}
+
+// Into the block as they are. `fits` takes a value and says whether it may be in a block.
+template <typename Executor, typename Fits>
+HADAL_HOST_DEVICE void write_exact_tokens(Executor& executor, const Run& run, Fits fits) {
+  const DType dtype = run.launch->dtype;
+  const uint32_t bytes = value_bytes(dtype), head_dim = run.launch->head_dims[run.side];
+  const uint32_t exact_count = run.form->exact_token_count;
+  std::byte* exact =
+      run.encoded + run.place->exact + uint64_t{run.runs_before} * exact_count * head_dim * bytes;
+  executor.each([&](int thread) {
+    bool all_fit = true;
+    for (uint32_t i = thread; i < exact_count * head_dim; i += kCtaThreads) {
+      const std::byte* at =
+          run.values + i / head_dim * run.token_stride_bytes + i % head_dim * bytes;
+      all_fit = all_fit && fits(load_value(at, dtype));
+      for (uint32_t k = 0; k < bytes; ++k) exact[i * bytes + k] = at[k];
+    }
+    if (!all_fit) say_non_finite(executor, run);
+  });
+}
+template <typename Executor>
+HADAL_HOST_DEVICE void read_exact_tokens(Executor& executor, const Run& run) {
   const uint32_t bytes = value_bytes(run.launch->dtype);
+  const uint32_t head_dim = run.launch->head_dims[run.side];
+  const uint32_t exact_count = run.form->exact_token_count;
+  const std::byte* exact =
+      run.encoded + run.place->exact + uint64_t{run.runs_before} * exact_count * head_dim * bytes;
+  executor.each([&](int thread) {
+    for (uint32_t i = thread; i < exact_count * head_dim; i += kCtaThreads) {
+      std::byte* at = run.values + i / head_dim * run.token_stride_bytes + i % head_dim * bytes;
+      for (uint32_t k = 0; k < bytes; ++k) at[k] = exact[i * bytes + k];
+    }
+  });
+}
+
+// Mean key into shared memory and into the block, exact tokens, and what the family needs.
+template <typename Family, typename Executor>
+HADAL_HOST_DEVICE void prepare_encode(Executor& executor, EncodeShared<Family>& shared,
+                                      const Run& run) {
+  constexpr int kHeadDim = Family::kHeadDim;
+  const BlockForm& form = *run.form;
+  const DType dtype = run.launch->dtype;
   const uint32_t exact_count = form.exact_token_count;
   executor.each([&](int thread) {
-    for (int i = thread; i < 1 << tables.bits; i += kCtaThreads) {
-      shared.thresholds[i] = tables.thresholds[i];
-    }
     const uint32_t count = form.token_count - exact_count;
     const float scale = count == 0 ? 0.0f : 1.0f / static_cast<float>(count);
     for (int i = thread; run.place->has_offsets && i < kHeadDim; i += kCtaThreads) {
@@ -149,28 +92,48 @@ HADAL_HOST_DEVICE void prepare_encode(Executor& executor, EncodeShared<kHeadDim>
       HADAL_UNROLL_BY(8)
       for (uint32_t token = exact_count; token < form.token_count; ++token) {
         sum +=
-            load_value(run.values + token * run.token_stride_bytes + i * bytes, run.launch->dtype);
+            load_value(run.values + token * run.token_stride_bytes + i * value_bytes(dtype), dtype);
       }
       const uint16_t mean = bf16_from_bits(std::bit_cast<uint32_t>(sum * scale));
-      constexpr int kValues = VectorShare<kHeadDim>::kValues;
-      shared.offsets[i / kValues][i % kValues] = bf16_to_float(mean);
+      shared.offsets[i] = bf16_to_float(mean);
       store_aligned(run.encoded + run.place->offsets +
                         (uint64_t{run.runs_before} * kHeadDim + i) * sizeof(mean),
                     mean);
     }
-    std::byte* exact =
-        run.encoded + run.place->exact + uint64_t{run.runs_before} * exact_count * kHeadDim * bytes;
-    bool finite = true;
-    for (uint32_t i = thread; i < exact_count * kHeadDim; i += kCtaThreads) {
-      const std::byte* at =
-          run.values + i / kHeadDim * run.token_stride_bytes + i % kHeadDim * bytes;
-      finite = finite && is_finite(load_value(at, run.launch->dtype));
-      for (uint32_t k = 0; k < bytes; ++k) exact[i * bytes + k] = at[k];
-    }
-    if (!finite) executor.maximum(run.launch->outcomes + run.block, code(Outcome::non_finite));
   });
+  write_exact_tokens(executor, run, [](float value) { return is_finite(value); });
+  Family::prepare_encode(executor, shared.family, run);
   executor.barrier();
 }
+
+// Tokens that a CTA takes side by side, of which every thread has its share. Threads past the last
+// token repeat that one and store nothing.
+template <int kHeadDim>
+struct TokenShare {
+  using Place = ThreadPlace<kHeadDim>;
+  int part;
+  uint32_t token;
+  bool is_stored, is_exact;
+  uint64_t vector;  // among those of the cell
+
+  HADAL_HOST_DEVICE TokenShare(const Run& run, int thread) {
+    const Place place(thread);
+    const uint32_t tokens = run.form->token_count, own = run.first_token + place.vector;
+    part = place.part;
+    token = own < tokens ? own : tokens - 1;
+    is_stored = place.active && own < tokens;
+    is_exact = token < run.form->exact_token_count;
+    vector = uint64_t{run.runs_before} * tokens + token;
+  }
+  HADAL_HOST_DEVICE uint64_t value_offset(const Run& run) const {
+    return token * run.token_stride_bytes +
+           uint64_t(part * VectorShare<kHeadDim>::kValues) * value_bytes(run.launch->dtype);
+  }
+  // Where the word of this share lies in a plane.
+  HADAL_HOST_DEVICE uint64_t word_offset() const {
+    return vector * (kHeadDim / 8) + part * (VectorShare<kHeadDim>::kValues / 8);
+  }
+};
 
 struct EncodeSums {
   Squares own, residual;
@@ -183,63 +146,47 @@ struct Lengths {
   float own, residual;  // squared
 };
 
-// The cells of rotated values among those of the codebook, plane by plane.
-template <int kHeadDim, typename Executor, typename T>
-HADAL_HOST_DEVICE void write_planes(Executor& executor, const EncodeShared<kHeadDim>& shared,
-                                    const Run& run, T& y) {
-  using Share = VectorShare<kHeadDim>;
-  constexpr int kValues = Share::kValues;
-  const GroupPlace& group = *run.place;
-  const uint32_t tokens = run.form->token_count;
-  const uint64_t vectors_before = uint64_t{run.runs_before} * tokens;
-  executor.each([&](int thread) {
-    const ThreadPlace<kHeadDim> place(thread);
-    const uint32_t token = run.first_token + place.vector;
-    const bool is_exact = token < run.form->exact_token_count;
-    Values<uint32_t, kValues> indices = {};
-    const uint64_t at = (vectors_before + token) * (kHeadDim / 8) + place.part * (kValues / 8);
-    for (int plane = 0; plane < group.planes; ++plane) {
-      const uint32_t word = search_plane(y[thread], shared.thresholds + (1 << plane), indices);
-      if (!place.active || token >= tokens) continue;
-      store_aligned(run.encoded + group.words[plane] + at,
-                    static_cast<typename Share::Word>(is_exact ? 0 : word));
-    }
-  });
-}
+// How long a vector is without the mean key, if that is removed.
+struct Measured {
+  float norm;
+  bool is_removed, is_finite;
 
-// arXiv 2504.19874, algorithm 1, for as many tokens as the CTA takes side by side, from `first`.
+  // As blocks have it; the sign bit says that the mean key was removed.
+  HADAL_HOST_DEVICE uint32_t flag() const { return is_removed ? kNormOffsetFlag : 0; }
+};
+
+// What threads have of the vectors that they encode.
 template <int kHeadDim, typename Executor>
-HADAL_HOST_DEVICE void encode_vectors(Executor& executor, EncodeShared<kHeadDim>& shared,
-                                      const Run& run) {
-  using Share = VectorShare<kHeadDim>;
-  using Place = ThreadPlace<kHeadDim>;
-  constexpr int kValues = Share::kValues;
-  const uint32_t tokens = run.form->token_count;
-  const GroupPlace& group = *run.place;
-  const CodeTables& tables = run.launch->tables[group.tables];
-  const RotationBits& rotation = run.launch->rotations[run.side];
-  const RowFormat format = row_format(run);
-  const uint64_t vectors_before = uint64_t{run.runs_before} * tokens;
+struct EncodeVectors {
+  static constexpr int kValues = VectorShare<kHeadDim>::kValues;
   typename Executor::template Private<Values<float, kValues>> x;
   typename Executor::template Private<Values<uint32_t, kValues>> y;
+  typename Executor::template Private<Measured> measured;
+};
+
+// Loads vectors, removes the mean key where that shortens them, and measures them.
+template <int kHeadDim, typename Executor>
+HADAL_HOST_DEVICE void measure_vectors(Executor& executor, OffsetRows<kHeadDim>& offsets,
+                                       const Run& run, EncodeVectors<kHeadDim, Executor>& vectors) {
+  using Share = VectorShare<kHeadDim>;
+  constexpr int kValues = Share::kValues;
+  const RowFormat format = row_format(run);
+  const bool has_offsets = run.place->has_offsets;
   typename Executor::template Private<EncodeSums> sums;
   typename Executor::template Private<Lengths> lengths;
+  auto& x = vectors.x;
   const auto without_offset = [&](int part, const Values<float, kValues>& from) {
     Values<float, kValues> residual;
     HADAL_UNROLL
-    for (int i = 0; i < kValues; ++i) residual[i] = from[i] - shared.offsets[part][i];
+    for (int i = 0; i < kValues; ++i) residual[i] = from[i] - offsets.rows[part][i];
     return residual;
   };
   executor.each([&](int thread) {
-    const Place place(thread);
-    const uint32_t token =
-        run.first_token + place.vector < tokens ? run.first_token + place.vector : tokens - 1;
-    load_share(run.values + token * run.token_stride_bytes +
-                   uint64_t(place.part * kValues) * value_bytes(format.dtype),
-               format, x[thread]);
+    const TokenShare<kHeadDim> share(run, thread);
+    load_share(run.values + share.value_offset(run), format, x[thread]);
     sums[thread].own = squares_of(x[thread]);
     sums[thread].residual =
-        group.has_offsets ? squares_of(without_offset(place.part, x[thread])) : sums[thread].own;
+        has_offsets ? squares_of(without_offset(share.part, x[thread])) : sums[thread].own;
   });
   add_parts<Share::kParts>(executor, sums);
   executor.each([&](int thread) {
@@ -247,41 +194,52 @@ HADAL_HOST_DEVICE void encode_vectors(Executor& executor, EncodeShared<kHeadDim>
   });
   share_first<Share::kParts>(executor, lengths);
   executor.each([&](int thread) {
-    const Place place(thread);
     const auto [own, residual] = lengths[thread];
-    const bool is_removed = group.has_offsets && residual < own;
-    if (is_removed) x[thread] = without_offset(place.part, x[thread]);
+    const bool is_removed = has_offsets && residual < own;
+    if (is_removed) {
+      x[thread] = without_offset(TokenShare<kHeadDim>(run, thread).part, x[thread]);
+    }
     float norm = sqrtf(is_removed ? residual : own);
     if (norm < kNormMin) norm = 0;
-    const uint32_t token = run.first_token + place.vector;
-    if (place.active && place.part == 0 && token < tokens) {
-      uint16_t stored = bf16_from_bits(std::bit_cast<uint32_t>(norm));
-      const bool is_exact = token < run.form->exact_token_count;
-      if (!is_exact && (!is_finite(own) || (stored & 0x7f80u) == 0x7f80u)) {
-        executor.maximum(run.launch->outcomes + run.block, code(Outcome::non_finite));
-      }
-      if (is_removed) stored |= kNormOffsetFlag;
-      if (is_exact) stored = 0;
-      store_aligned(run.encoded + group.norms + (vectors_before + token) * sizeof(stored), stored);
-    }
-    const float length = static_cast<float>(tables.input_scale << tables.input_shift);
-    const float scale = norm > 0 ? length / norm : 0.0f;
-    quantise(x[thread], scale, signs_of(rotation, place.part * kValues), y[thread]);
-    butterflies<1, Share::kInner>(y[thread]);
+    vectors.measured[thread] = {norm, is_removed, is_finite(own)};
   });
-  constexpr bool kNarrow = narrow_bits_max(kHeadDim) == limits::kBitsMax;
-  butterflies_across<kHeadDim, kNarrow>(executor, y);
-  if constexpr (Share::kCore > 1) {
-    multiply_core<kHeadDim>(executor, shared.core, rotation.core_rows, y);
-  }
-  if constexpr (!kNarrow) {
-    executor.each([&](int thread) { drop_places(tables.input_shift, y[thread]); });
-  }
-  write_planes<kHeadDim>(executor, shared, run, y);
 }
 
+// Norms into the block, of families that store them.
 template <int kHeadDim, typename Executor>
-HADAL_HOST_DEVICE void encode_body(Executor& executor, EncodeShared<kHeadDim>& shared,
+HADAL_HOST_DEVICE void write_norms(Executor& executor, const Run& run,
+                                   EncodeVectors<kHeadDim, Executor>& vectors) {
+  executor.each([&](int thread) {
+    const TokenShare<kHeadDim> share(run, thread);
+    if (!share.is_stored || share.part != 0) return;
+    const Measured& measured = vectors.measured[thread];
+    uint16_t stored = bf16_from_bits(std::bit_cast<uint32_t>(measured.norm));
+    if (!share.is_exact && (!measured.is_finite || (stored & 0x7f80u) == 0x7f80u)) {
+      say_non_finite(executor, run);
+    }
+    stored = static_cast<uint16_t>(share.is_exact ? 0u : stored | measured.flag());
+    store_aligned(run.encoded + run.place->norms + share.vector * sizeof(stored), stored);
+  });
+}
+
+// Vectors become integers, of the length that the family's tables say, and are rotated. `kNarrow`:
+// no sum takes more than 16 bits.
+template <int kHeadDim, bool kNarrow, typename Executor>
+HADAL_HOST_DEVICE void rotate_vectors(Executor& executor, RotationScratch<kHeadDim>& scratch,
+                                      const Run& run, EncodeVectors<kHeadDim, Executor>& vectors) {
+  const RotationBits& rotation = run.launch->rotations[run.side];
+  const float length = run.launch->scales[run.place->tables].input_length;
+  executor.each([&](int thread) {
+    const float norm = vectors.measured[thread].norm;
+    const float scale = norm > 0 ? length / norm : 0.0f;
+    const int first = ThreadPlace<kHeadDim>(thread).part * VectorShare<kHeadDim>::kValues;
+    quantise(vectors.x[thread], scale, signs_of(rotation, first), vectors.y[thread]);
+  });
+  rotate<kHeadDim, kNarrow>(executor, scratch, rotation, vectors.y);
+}
+
+template <typename Family, typename Executor>
+HADAL_HOST_DEVICE void encode_body(Executor& executor, EncodeShared<Family>& shared,
                                    const Launch& launch) {
   const uint32_t runs = launch.run_count();
   for (uint32_t index = executor.cta(); index < runs; index += executor.cta_count()) {
@@ -289,8 +247,8 @@ HADAL_HOST_DEVICE void encode_body(Executor& executor, EncodeShared<kHeadDim>& s
     if (has_page(executor, run)) {
       prepare_encode(executor, shared, run);
       for (; run.first_token < run.form->token_count;
-           run.first_token += ThreadPlace<kHeadDim>::kVectors) {
-        encode_vectors(executor, shared, run);
+           run.first_token += ThreadPlace<Family::kHeadDim>::kVectors) {
+        Family::encode_vectors(executor, shared, run);
       }
     }
     finish_run(executor, shared.finish, run);

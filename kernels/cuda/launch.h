@@ -12,6 +12,7 @@
 #include "common/limits.h"
 #include "kernels/codebook.h"
 #include "kernels/host_device.h"
+#include "kernels/projection.h"
 
 namespace hadal::cuda {
 
@@ -25,14 +26,22 @@ struct RotationBits {
   std::array<uint64_t, kCoreOrderMax> core_columns;
 };
 
+// What a family's integers stand for, which the host computes. Of a side with so many planes.
+struct VectorScales {
+  float input_length = 0;     // of a vector's integers before they are rotated
+  float residual_length = 0;  // of TurboQuant-prod: residual_length()
+  ProductUnits units;         // of TurboQuant-prod and QJL
+};
+
 // Where a (side, layer group) lies in a block, in bytes from its start.
 struct GroupPlace {
-  uint32_t norms, offsets, exact;
+  uint32_t norms, residual_norms, offsets, exact;
   std::array<uint32_t, limits::kBitsMax> words;  // by plane; of a raw block the values
-  std::array<uint32_t, 3> gap_begins, gap_ends;  // between the sections of plane 0: zeroes
-  std::array<uint8_t, limits::kBitsMax> cells;   // in the table, by plane
+  // Between the sections of plane 0, and after the scalars of the last plane: zeroes.
+  std::array<uint32_t, 4> gap_begins, gap_ends;
+  std::array<uint8_t, limits::kBitsMax> cells;  // in the table, by plane
   uint8_t planes;
-  uint8_t tables;  // index of its CodeTables
+  uint8_t tables;  // index of its VectorScales, and of its CodeTables where the family has any
   bool has_offsets;
 };
 
@@ -69,7 +78,9 @@ struct BlockProgress {
 };
 
 struct Launch {
-  const RotationBits* rotations = nullptr;  // by side
+  const RotationBits* rotations = nullptr;    // by side
+  const RotationBits* projections = nullptr;  // the same, of families that project
+  const VectorScales* scales = nullptr;
   const CodeTables* tables = nullptr;
   const BlockForm* forms = nullptr;
   const BlockEntry* entries = nullptr;  // by block

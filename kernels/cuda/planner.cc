@@ -5,9 +5,8 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/cuda/head_dims.h"
 #include "kernels/page_strides.h"
-#include "kernels/rotation.h"
+#include "kernels/vector_codec.h"
 
 namespace hadal::cuda {
 namespace {
@@ -15,12 +14,14 @@ namespace {
 constexpr uint64_t kAlignBytes = 64;
 constexpr uint32_t kTasksMax = uint32_t{1} << 31;
 constexpr absl::string_view kSideNames[] = {"K", "V"};
+
 // Parts of the workspace, in bytes from its start.
 struct Parts {
-  uint64_t rotations, tables, forms, entries, progress, outcomes, copied_end, cell_sums, end;
+  uint64_t rotations, projections, scales, codes, forms, entries, progress, outcomes, copied_end,
+      cell_sums, end;
 };
 
-constexpr Parts parts_of(uint64_t block_count, uint64_t form_count, uint64_t table_count) {
+Parts parts_of(uint64_t block_count, uint64_t form_count, const FamilyTables& tables) {
   uint64_t at = 0;
   const auto part = [&](uint64_t bytes) {
     const uint64_t begin = at;
@@ -28,8 +29,10 @@ constexpr Parts parts_of(uint64_t block_count, uint64_t form_count, uint64_t tab
     return begin;
   };
   Parts parts = {};
-  parts.rotations = part(2 * sizeof(RotationBits));
-  parts.tables = part(table_count * sizeof(CodeTables));
+  parts.rotations = part(sizeof(tables.rotations));
+  parts.projections = part(sizeof(tables.projections));
+  parts.scales = part(tables.scales.size() * sizeof(VectorScales));
+  parts.codes = part(tables.codes.size() * sizeof(CodeTables));
   parts.forms = part(form_count * sizeof(BlockForm));
   parts.entries = part(block_count * sizeof(BlockEntry));
   parts.progress = part(block_count * sizeof(BlockProgress));
@@ -38,21 +41,6 @@ constexpr Parts parts_of(uint64_t block_count, uint64_t form_count, uint64_t tab
   parts.cell_sums = part(block_count * limits::kCellsMax * sizeof(uint64_t));
   parts.end = at;
   return parts;
-}
-
-RotationBits bits_of(const Rotation& rotation) {
-  RotationBits bits = {};
-  for (int i = 0; i < rotation.head_dim; ++i) {
-    if (rotation.signs[i] < 0) bits.signs[i / 32] |= 1u << (i % 32);
-  }
-  for (int i = 0; rotation.core > 1 && i < rotation.core; ++i) {
-    for (int j = 0; j < rotation.core; ++j) {
-      if (rotation.core_matrix[i * rotation.core + j] > 0) continue;
-      bits.core_rows[i] |= uint64_t{1} << j;
-      bits.core_columns[j] |= uint64_t{1} << i;
-    }
-  }
-  return bits;
 }
 
 BlockHeader full_mask() {
@@ -77,7 +65,7 @@ absl::Status check_aligned(absl::string_view name, const void* at, uint64_t byte
 }  // namespace
 
 uint64_t Planner::workspace_bytes(uint32_t block_count, uint32_t shape_count) const {
-  return parts_of(block_count, shape_count, tables_.size()).end;
+  return parts_of(block_count, shape_count, tables_).end;
 }
 
 absl::StatusOr<Planner> Planner::create(const KvLayout& layout, const CodecSpec& spec) {
@@ -100,40 +88,18 @@ absl::Status Planner::prepare() {
       BlockPlan::make(layout_, spec_, {layout_.block_tokens, static_cast<uint16_t>(exact), 0});
   if (!plan.ok()) return plan.status();
   block_bytes_max_ = plan->total_bytes();
-  if (spec_.family == CodecFamily::raw) {
+  absl::StatusOr<FamilyTables> tables = FamilyTables::make(layout_, spec_);
+  if (!tables.ok()) return tables.status();
+  tables_ = *std::move(tables);
+  if (!is_rotated(spec_.family)) {
     side_ranges_ = {SideRange()};
     return absl::OkStatus();
   }
-  if (spec_.family != CodecFamily::turboquant_mse) {
-    return absl::UnimplementedError(
-        absl::StrCat("codec ", spec_.name(), " has no kernels for GPUs; use kAvB or raw"));
-  }
-  for (Side side : {Side::key, Side::value}) {
-    const auto head_dim = static_cast<int>(side_head_dim(layout_, side));
-    const auto number = static_cast<uint8_t>(side);
-    absl::StatusOr<Rotation> rotation = Rotation::create(head_dim, spec_.rotation_seed);
-    if (!rotation.ok()) return rotation.status();
-    if (!with_head_dim(head_dim, [](auto) {})) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(kSideNames[number], " has head_dim ", head_dim,
-                       ", for which no kernels are made for GPUs; use codec raw"));
-    }
-    rotations_[number] = bits_of(*rotation);
-    for (int bits = 1; bits <= limits::kBitsMax; ++bits) {
-      bool is_used = false;
-      for (int layer = 0; layer < layout_.layer_count; ++layer) {
-        const LayerBits of = spec_.bits_of_layer(layer);
-        is_used |= (side == Side::key ? of.key_bits : of.value_bits) == bits;
-      }
-      if (!is_used) continue;
-      tables_index_[number][bits] = static_cast<uint8_t>(tables_.size());
-      tables_.push_back(CodeTables::make(bits, head_dim));
-    }
-    if (!side_ranges_.empty() && side_ranges_.back().head_dim == head_dim) {
-      side_ranges_.back().end = 2;
-    } else {
-      side_ranges_.push_back({number, static_cast<uint8_t>(number + 1), head_dim});
-    }
+  const int key_dim = layout_.key_head_dim, value_dim = layout_.value_head_dim;
+  if (key_dim == value_dim) {
+    side_ranges_ = {{0, 2, key_dim}};
+  } else {
+    side_ranges_ = {{0, 1, key_dim}, {1, 2, value_dim}};
   }
   return absl::OkStatus();
 }
@@ -164,19 +130,27 @@ BlockForm Planner::form_of(const BlockPlan& plan) const {
       place.offsets = begin + static_cast<uint32_t>(first.offsets);
       place.exact = begin + static_cast<uint32_t>(first.exact);
       place.has_offsets = first.offsets != first.exact;
-      const uint64_t ends[] = {
-          runs * form.token_count * plan.plane_vector(side, 0, group).scalar_count * 2,
-          first.offsets + (place.has_offsets ? runs * head_dim * 2 : 0),
-          first.exact + (first.exact != first.words
-                             ? runs * form.exact_token_count * head_dim * dtype_bytes(layout_.dtype)
-                             : 0)};
-      const uint64_t next[] = {first.offsets, first.exact, first.words};
-      for (int i = 0; i < 3; ++i) {
-        place.gap_begins[i] = begin + static_cast<uint32_t>(ends[i]);
-        place.gap_ends[i] = begin + static_cast<uint32_t>(next[i]);
-      }
+      const auto scalar_bytes = [&](int plane) {
+        return runs * form.token_count * plan.plane_vector(side, plane, group).scalar_count * 2;
+      };
+      const uint64_t exact_bytes =
+          runs * form.exact_token_count * head_dim * dtype_bytes(layout_.dtype);
+      const auto gap = [&](int number, uint64_t from, uint64_t to) {
+        place.gap_begins[number] = static_cast<uint32_t>(from);
+        place.gap_ends[number] = static_cast<uint32_t>(to);
+      };
+      gap(0, begin + scalar_bytes(0), place.offsets);
+      gap(1, place.offsets + (place.has_offsets ? runs * head_dim * 2 : 0), place.exact);
+      gap(2, place.exact + (first.exact != first.words ? exact_bytes : 0), begin + first.words);
       place.planes = static_cast<uint8_t>(plan.plane_count(side, group));
-      place.tables = tables_index_[static_cast<int>(side)][place.planes];
+      place.tables = tables_.index[static_cast<int>(side)][place.planes];
+      if (const int last = place.planes - 1; last > 0) {
+        const CellSections sections = plan.sections(side, last, group);
+        place.residual_norms =
+            plan.cell(side, last, group).offset + static_cast<uint32_t>(sections.scalars);
+        gap(3, place.residual_norms + scalar_bytes(last),
+            plan.cell(side, last, group).offset + sections.words);
+      }
       for (int plane = 0; plane < place.planes; ++plane) {
         const CellEntry& cell = plan.cell(side, plane, group);
         place.cells[plane] = static_cast<uint8_t>(&cell - plan.cells().data());
@@ -308,25 +282,32 @@ absl::StatusOr<PlannedWork> Planner::plan(const Batch& batch, const Workspace& w
   std::vector<BlockEntry> entries(batch.blocks.size());
   absl::StatusOr<std::vector<BlockForm>> forms = place_blocks(batch, absl::MakeSpan(entries));
   if (!forms.ok()) return forms.status();
-  const Parts parts = parts_of(entries.size(), forms->size(), tables_.size());
+  const Parts parts = parts_of(entries.size(), forms->size(), tables_);
   if (workspace.bytes < parts.end) {
     return absl::InvalidArgumentError(absl::StrCat(
         "the workspace has ", workspace.bytes, " bytes; ", entries.size(), " blocks of ",
         forms->size(), " shapes need ", parts.end, " (workspace_bytes)"));
   }
   std::byte* host = workspace.host;
-  std::memcpy(host + parts.rotations, rotations_.data(), sizeof(rotations_));
-  // None for raw codecs.
-  std::copy(tables_.begin(), tables_.end(), reinterpret_cast<CodeTables*>(host + parts.tables));
-  std::memcpy(host + parts.forms, forms->data(), forms->size() * sizeof(BlockForm));
-  std::memcpy(host + parts.entries, entries.data(), entries.size() * sizeof(BlockEntry));
+  const auto copy = [host](uint64_t part, const auto& from) {
+    std::copy_n(reinterpret_cast<const std::byte*>(from.data()), from.size() * sizeof(from[0]),
+                host + part);
+  };
+  copy(parts.rotations, tables_.rotations);
+  copy(parts.projections, tables_.projections);
+  copy(parts.scales, tables_.scales);
+  copy(parts.codes, tables_.codes);
+  copy(parts.forms, *forms);
+  copy(parts.entries, entries);
   std::memset(host + parts.progress, 0, parts.copied_end - parts.progress);
   std::byte* device = workspace.device;
   PlannedWork work;
   work.copy_bytes = parts.copied_end;
   Launch& launch = work.launch;
   launch.rotations = reinterpret_cast<const RotationBits*>(device + parts.rotations);
-  launch.tables = reinterpret_cast<const CodeTables*>(device + parts.tables);
+  launch.projections = reinterpret_cast<const RotationBits*>(device + parts.projections);
+  launch.scales = reinterpret_cast<const VectorScales*>(device + parts.scales);
+  launch.tables = reinterpret_cast<const CodeTables*>(device + parts.codes);
   launch.forms = reinterpret_cast<const BlockForm*>(device + parts.forms);
   launch.entries = reinterpret_cast<const BlockEntry*>(device + parts.entries);
   launch.progress = reinterpret_cast<BlockProgress*>(device + parts.progress);

@@ -12,11 +12,12 @@
 #include "common/codec_spec.h"
 #include "common/kv_layout.h"
 #include "kernels/cuda/batch.h"
+#include "kernels/cuda/family_tables.h"
 #include "kernels/cuda/launch.h"
 
 namespace hadal::cuda {
 
-// Sides of equal head_dim are one kernel's work; head_dim 0 is a raw codec's.
+// Sides of equal head_dim are one kernel's work. head_dim 0: of a family whose kernels take any.
 struct SideRange {
   uint8_t first = 0, end = 2;
   int head_dim = 0;
@@ -63,9 +64,7 @@ class Planner {
   CodecSpec spec_;
   uint64_t block_bytes_max_ = 0;
   std::vector<SideRange> side_ranges_;
-  std::array<RotationBits, 2> rotations_ = {};
-  std::vector<CodeTables> tables_;
-  std::array<std::array<uint8_t, limits::kBitsMax + 1>, 2> tables_index_ = {};  // by side and bits
+  FamilyTables tables_;
 };
 
 }  // namespace hadal::cuda

@@ -2,7 +2,7 @@
 
 // Raw blocks: values copied as they are, of any head_dim.
 
-#include "kernels/cuda/encode_body.h"
+#include "kernels/cuda/finish_body.h"
 
 namespace hadal::cuda {
 

@@ -136,6 +136,39 @@ HADAL_HOST_DEVICE void multiply_core(Executor& executor, CoreScratch<kHeadDim>& 
   });
 }
 
+template <int kHeadDim>
+using RotationScratch =
+    std::conditional_t<VectorShare<kHeadDim>::kCore == 1, uint32_t, CoreScratch<kHeadDim>>;
+
+// (C (x) W) y. `kNarrow`: no sum of the butterflies takes more than 16 bits.
+template <int kHeadDim, bool kNarrow, typename Executor, typename T>
+HADAL_HOST_DEVICE void rotate(Executor& executor, RotationScratch<kHeadDim>& scratch,
+                              const RotationBits& rotation, T& y) {
+  using Share = VectorShare<kHeadDim>;
+  executor.each([&](int thread) { butterflies<1, Share::kInner>(y[thread]); });
+  butterflies_across<kHeadDim, kNarrow>(executor, y);
+  if constexpr (Share::kCore > 1) {
+    multiply_core<kHeadDim>(executor, scratch, rotation.core_rows, y);
+  }
+}
+
+// The transpose. `kNarrow`: modulo 2^16 but for stride 8, which comes last.
+template <int kHeadDim, bool kNarrow, typename Executor, typename T>
+HADAL_HOST_DEVICE void rotate_back(Executor& executor, RotationScratch<kHeadDim>& scratch,
+                                   const RotationBits& rotation, T& y) {
+  using Share = VectorShare<kHeadDim>;
+  if constexpr (Share::kCore > 1) {
+    multiply_core<kHeadDim>(executor, scratch, rotation.core_columns, y);
+  }
+  butterflies_across<kHeadDim, kNarrow>(executor, y);
+  executor.each([&](int thread) {
+    butterflies<1, (Share::kInner < 8 ? Share::kInner : 8)>(y[thread]);
+    butterflies<16, Share::kInner>(y[thread]);
+    if constexpr (kNarrow) narrow(y[thread]);
+    butterflies<8, (Share::kInner < 16 ? Share::kInner : 16)>(y[thread]);
+  });
+}
+
 HADAL_HOST_DEVICE uint32_t signs_of(const RotationBits& rotation, int first_value) {
   return rotation.signs[first_value / 32] >> (first_value % 32);
 }

@@ -1,13 +1,16 @@
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <random>
 #include <vector>
 
-#include "kernels/cuda/decode_body.h"
-#include "kernels/cuda/encode_body.h"
+#include "kernels/cuda/fp8_body.h"
 #include "kernels/cuda/head_dims.h"
+#include "kernels/cuda/mse_family.h"
 #include "kernels/cuda/planner.h"
 #include "kernels/cuda/raw_body.h"
 #include "tests/kernels/cuda_host_executor.h"
@@ -133,6 +136,72 @@ struct BatchExample {
   Batch batch;
 };
 
+// A kernel as a grid on the host.
+using HostKernel = std::function<void(const Launch&, int head_dim, uint32_t cta_count)>;
+struct HostKernels {
+  HostKernel encode, decode;
+};
+
+template <template <int> typename Family>
+HostKernels host_kernels_of() {
+  return {[](const Launch& launch, int head_dim, uint32_t cta_count) {
+            ASSERT_TRUE(with_head_dim(head_dim, [&](auto dim) {
+              run_grid<EncodeShared<Family<dim>>>(cta_count, 1, [&](auto& executor, auto& shared) {
+                encode_body(executor, shared, launch);
+              });
+            }));
+          },
+          [](const Launch& launch, int head_dim, uint32_t cta_count) {
+            ASSERT_TRUE(with_head_dim(head_dim, [&](auto dim) {
+              run_grid<DecodeShared<Family<dim>>>(cta_count, 2, [&](auto& executor, auto& shared) {
+                decode_body(executor, shared, launch);
+              });
+            }));
+          }};
+}
+
+template <CodecFamily kFamily>
+HostKernels host_fp8_kernels() {
+  return {[](const Launch& launch, int, uint32_t cta_count) {
+            run_grid<Fp8Shared>(cta_count, 3, [&](auto& executor, auto& shared) {
+              encode_fp8_body<kFamily>(executor, shared, launch);
+            });
+          },
+          [](const Launch& launch, int, uint32_t cta_count) {
+            run_grid<uint32_t>(cta_count, 4, [&](auto& executor, auto&) {
+              decode_fp8_body<kFamily>(executor, launch);
+            });
+          }};
+}
+
+inline HostKernels host_raw_kernels() {
+  return {[](const Launch& launch, int, uint32_t cta_count) {
+            run_grid<FinishShared>(cta_count, 5, [&](auto& executor, auto& shared) {
+              encode_raw_body(executor, shared, launch);
+            });
+          },
+          [](const Launch& launch, int, uint32_t cta_count) {
+            run_grid<uint32_t>(cta_count, 6,
+                               [&](auto& executor, auto&) { decode_raw_body(executor, launch); });
+          }};
+}
+
+inline HostKernels host_kernels(const CodecSpec& spec) {
+  switch (spec.family) {
+    case CodecFamily::raw:
+      return host_raw_kernels();
+    case CodecFamily::turboquant_mse:
+      return host_kernels_of<MseFamily>();
+    case CodecFamily::fp8_e4m3:
+      return host_fp8_kernels<CodecFamily::fp8_e4m3>();
+    case CodecFamily::fp8_e5m2:
+      return host_fp8_kernels<CodecFamily::fp8_e5m2>();
+    default:
+      ADD_FAILURE() << spec.name() << " has no kernels";
+      return {};
+  }
+}
+
 // What CudaCodec does on a stream, here by HostExecutor over `cta_count` CTAs a kernel.
 inline absl::Status encode_on_host(const Planner& planner, BatchExample& example,
                                    uint32_t cta_count) {
@@ -142,16 +211,7 @@ inline absl::Status encode_on_host(const Planner& planner, BatchExample& example
     Launch launch = work->launch;
     launch.first_side = range.first;
     launch.end_side = range.end;
-    if (range.head_dim == 0) {
-      run_grid<FinishShared>(cta_count, 1, [&](auto& executor, auto& shared) {
-        encode_raw_body(executor, shared, launch);
-      });
-    }
-    with_head_dim(range.head_dim, [&](auto head_dim) {
-      run_grid<EncodeShared<head_dim>>(cta_count, 2, [&](auto& executor, auto& shared) {
-        encode_body<head_dim>(executor, shared, launch);
-      });
-    });
+    host_kernels(planner.spec()).encode(launch, range.head_dim, cta_count);
   }
   std::copy_n(work->launch.outcomes, example.blocks.size(), example.outcomes.begin());
   return absl::OkStatus();
@@ -164,7 +224,7 @@ inline absl::Status decode_on_host(const Planner& planner, BatchExample& example
   if (!work.ok()) return work.status();
   Launch launch = work->launch;
   run_grid<ChecksumShared>(
-      cta_count, 3, [&](auto& executor, auto& shared) { verify_body(executor, shared, launch); });
+      cta_count, 7, [&](auto& executor, auto& shared) { verify_body(executor, shared, launch); });
   std::copy_n(work->launch.outcomes, example.blocks.size(), example.outcomes.begin());
   for (int layer = 0; layer < launch.layer_count; layer += layers) {
     launch.first_layer = static_cast<uint16_t>(layer);
@@ -172,15 +232,7 @@ inline absl::Status decode_on_host(const Planner& planner, BatchExample& example
     for (const SideRange& range : planner.side_ranges()) {
       launch.first_side = range.first;
       launch.end_side = range.end;
-      if (range.head_dim == 0) {
-        run_grid<uint32_t>(cta_count, 4,
-                           [&](auto& executor, auto&) { decode_raw_body(executor, launch); });
-      }
-      with_head_dim(range.head_dim, [&](auto head_dim) {
-        run_grid<DecodeShared<head_dim>>(cta_count, 5, [&](auto& executor, auto& shared) {
-          decode_body<head_dim>(executor, shared, launch);
-        });
-      });
+      host_kernels(planner.spec()).decode(launch, range.head_dim, cta_count);
     }
   }
   return absl::OkStatus();

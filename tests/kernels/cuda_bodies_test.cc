@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/checksum.h"
+#include "tests/kernels/backends.h"
 #include "tests/kernels/cuda_batch_example.h"
 
 namespace hadal::cuda {
@@ -62,6 +63,11 @@ TEST(VectorMath, HalvesAreThoseOfTheCompiler) {
   }
 }
 
+// Codecs that have kernels, but raw. The bits of kAvB are random.
+constexpr const char* kCodecs[] = {"kAvB", "e4m3", "e5m2"};
+
+class CudaBodies : public ::testing::TestWithParam<const char*> {};
+
 // Everything that varies, by a number.
 struct Case {
   KvLayout layout;
@@ -71,7 +77,16 @@ struct Case {
   uint32_t cta_count;
 };
 
-Case random_case(unsigned seed, int head_dim, DType dtype) {
+// A codec's name with random bits.
+std::string with_bits(std::string name, std::mt19937& random) {
+  for (const char letter : {'A', 'B'}) {
+    const size_t at = name.find(letter);
+    if (at != std::string::npos) name.replace(at, 1, absl::StrCat(1 + random() % 8));
+  }
+  return name;
+}
+
+Case random_case(const std::string& codec, unsigned seed, int head_dim, DType dtype) {
   std::mt19937 random(seed);
   const auto pick = [&](uint32_t low, uint32_t high) { return low + random() % (high - low + 1); };
   Case one;
@@ -80,11 +95,12 @@ Case random_case(unsigned seed, int head_dim, DType dtype) {
   one.layout.layer_count = static_cast<uint16_t>(pick(1, 4));
   one.layout.kv_head_count = static_cast<uint16_t>(pick(1, 3));
   one.paging = static_cast<Paging>(pick(0, 2));
-  one.spec = *parse_codec(absl::StrCat("k", pick(1, 8), "v", pick(1, 8)));
-  if (one.layout.layer_count > 2 && pick(0, 1) == 0) {
-    one.spec = *parse_codec(absl::StrCat(one.spec.name(), "/1-1:k", pick(1, 8), "v", pick(1, 8)));
+  std::string name = with_bits(codec, random);
+  if (one.layout.layer_count > 2 && name != codec && pick(0, 1) == 0) {
+    name += "/1-1:" + with_bits("kAvB", random);
   }
-  one.spec.key_offsets = pick(0, 3) != 0;
+  one.spec = *parse_codec(name);
+  if (pick(0, 3) == 0) one.spec.key_offsets = false;
   one.spec.exact_tokens = static_cast<uint16_t>(pick(0, 5));
   one.spec.rotation_seed = random();
   for (uint32_t i = 0; i < 3; ++i) {
@@ -155,12 +171,12 @@ void expect_encode_and_decode_as_the_host(const Case& one, const std::string& na
   EXPECT_TRUE(decoded == again) << name;
 }
 
-TEST(CudaBodies, EncodeAndDecodeRandomBatchesAsTheHostDoes) {
+TEST_P(CudaBodies, EncodeAndDecodeRandomBatchesAsTheHostDoes) {
   for (int head_dim : kHeadDims) {
     for (DType dtype : kDTypes) {
       for (unsigned round = 0; round < 2; ++round) {
         const unsigned seed = head_dim * 8 + static_cast<unsigned>(dtype) * 2 + round;
-        const Case one = random_case(seed, head_dim, dtype);
+        const Case one = random_case(GetParam(), seed, head_dim, dtype);
         expect_encode_and_decode_as_the_host(
             one, absl::StrCat("head_dim ", head_dim, ", ", dtype_name(dtype), ", seed ", seed, ", ",
                               one.spec.name(), ", paging ", static_cast<int>(one.paging)));
@@ -169,10 +185,10 @@ TEST(CudaBodies, EncodeAndDecodeRandomBatchesAsTheHostDoes) {
   }
 }
 
-TEST(CudaBodies, CopyRawBlocksOfAnyHeadDim) {
+TEST(CudaPlainBodies, CopyRawBlocksOfAnyHeadDim) {
   for (int head_dim : {1, 72, 128}) {
     for (DType dtype : kDTypes) {
-      Case one = random_case(head_dim, 64, dtype);
+      Case one = random_case("raw", head_dim, 64, dtype);
       one.layout.key_head_dim = one.layout.value_head_dim = static_cast<uint16_t>(head_dim);
       one.spec = *parse_codec("raw");
       expect_encode_and_decode_as_the_host(one, absl::StrCat("raw ", head_dim));
@@ -180,24 +196,35 @@ TEST(CudaBodies, CopyRawBlocksOfAnyHeadDim) {
   }
 }
 
+TEST(CudaPlainBodies, Fp8BlocksOfEveryHeadDimAreThoseOfTheHost) {
+  for (const char* codec : {"e4m3", "e5m2"}) {
+    for (int head_dim = 16; head_dim <= limits::kHeadDimMax;
+         head_dim += head_dim < 160 ? 16 : 144) {
+      for (DType dtype : kDTypes) {
+        const Case one = random_case(codec, head_dim, head_dim, dtype);
+        expect_encode_and_decode_as_the_host(one, absl::StrCat(codec, " ", head_dim));
+      }
+    }
+  }
+}
+
 // 8 layer groups, whose cells have many leaves.
-TEST(CudaBodies, LargeBlocksHaveManyGroupsAndLeaves) {
-  Case one = random_case(5, 128, DType::bf16);
+TEST_P(CudaBodies, LargeBlocksHaveManyGroupsAndLeaves) {
+  Case one = random_case(GetParam(), 5, 128, DType::bf16);
   one.layout.layer_count = 8;
   one.layout.kv_head_count = 4;
   one.layout.value_head_dim = 128;
   one.layout.block_tokens = 256;
-  one.spec = *parse_codec("k5v4");
   one.blocks.resize(1);
   one.blocks[0].token_count = 256;
   one.cta_count = 7;
   expect_encode_and_decode_as_the_host(one, "large");
 }
 
-TEST(CudaBodies, NonFiniteValuesAreSaidOfTheirBlockAlone) {
+TEST_P(CudaBodies, NonFiniteValuesAreSaidOfTheirBlockAlone) {
   const uint32_t bad[] = {0x7fc00000u, 0x7f800000u, 0xff800000u};
   for (int where = 0; where < 6; ++where) {
-    Case one = random_case(where, 96, DType::f32);
+    Case one = random_case(GetParam(), where, 96, DType::f32);
     one.layout.block_tokens = one.blocks[0].token_count = one.blocks[1].token_count = 9;
     one.blocks[2].token_count = 5;
     one.spec.exact_tokens = 4;
@@ -217,10 +244,10 @@ TEST(CudaBodies, NonFiniteValuesAreSaidOfTheirBlockAlone) {
 }
 
 // Values of every kind that arithmetic can trip over, from the host's tests.
-TEST(CudaBodies, ExtremeValuesEncodeAndDecodeAsOnTheHost) {
+TEST_P(CudaBodies, ExtremeValuesEncodeAndDecodeAsOnTheHost) {
   for (DType dtype : kDTypes) {
     for (int kind = 0; kind < 6; ++kind) {
-      Case one = random_case(kind, kind % 2 == 0 ? 128 : 80, dtype);
+      Case one = random_case(GetParam(), kind, kind % 2 == 0 ? 128 : 80, dtype);
       const auto planner = Planner::create(one.layout, one.spec);
       ASSERT_TRUE(planner.ok());
       PagedMemory memory(one.layout, Paging::split, 3);
@@ -260,10 +287,9 @@ TEST(CudaBodies, ExtremeValuesEncodeAndDecodeAsOnTheHost) {
   }
 }
 
-TEST(CudaBodies, DamagedBlocksAreSaidAndTheirPagesStay) {
-  Case one = random_case(3, 64, DType::f16);
+TEST(CudaVerify, DamagedBlocksAreSaidAndTheirPagesStay) {
+  Case one = random_case("k3v2", 3, 64, DType::f16);
   one.layout.kv_head_count = 1;
-  one.spec = *parse_codec("k3v2");
   const auto planner = Planner::create(one.layout, one.spec);
   ASSERT_TRUE(planner.ok());
   PagedMemory memory(one.layout, Paging::split, 3);
@@ -302,8 +328,8 @@ TEST(CudaBodies, DamagedBlocksAreSaidAndTheirPagesStay) {
   }
 }
 
-TEST(CudaBodies, BlocksOfOthersAndBadPagesAreSaid) {
-  Case one = random_case(4, 128, DType::bf16);
+TEST(CudaVerify, BlocksOfOthersAndBadPagesAreSaid) {
+  Case one = random_case("k4v3", 4, 128, DType::bf16);
   one.layout.block_tokens = one.blocks[0].token_count = one.blocks[1].token_count = 12;
   one.blocks[2].token_count = 7;
   const auto planner = Planner::create(one.layout, one.spec);
@@ -327,6 +353,9 @@ TEST(CudaBodies, BlocksOfOthersAndBadPagesAreSaid) {
   EXPECT_EQ(example.outcomes[1], code(Outcome::bad_page));
   EXPECT_EQ(example.outcomes[2], code(Outcome::bad_page));
 }
+
+INSTANTIATE_TEST_SUITE_P(Codecs, CudaBodies, testing::ValuesIn(kCodecs),
+                         [](const auto& info) { return test_name(info.param); });
 
 TEST(CudaPlanner, RefusesEveryBadArgument) {
   const KvLayout layout = example_layout(DType::bf16, 128, 64, 16);
