@@ -75,7 +75,8 @@ absl::StatusOr<Planner> Planner::create(const KvLayout& layout, const CodecSpec&
   if (layout.dtype == DType::opaque) {
     return absl::InvalidArgumentError("opaque bytes have no pages; encode them on the host");
   }
-  Planner planner(layout, spec);
+  // As Codec: a raw block is made of its layout alone.
+  Planner planner(layout, spec.family == CodecFamily::raw ? *parse_codec("raw") : spec);
   status = planner.prepare();
   if (!status.ok()) return status;
   return planner;

@@ -190,7 +190,6 @@ TEST(CudaPlainBodies, CopyRawBlocksOfAnyHeadDim) {
     for (DType dtype : kDTypes) {
       Case one = random_case("raw", head_dim, 64, dtype);
       one.layout.key_head_dim = one.layout.value_head_dim = static_cast<uint16_t>(head_dim);
-      one.spec = *parse_codec("raw");
       expect_encode_and_decode_as_the_host(one, absl::StrCat("raw ", head_dim));
     }
   }
