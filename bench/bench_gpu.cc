@@ -100,13 +100,17 @@ class Blocks {
     std::byte* on_device = device_memory(pages * sizeof(std::byte*));
     check(cudaMemcpy(on_device, table.data(), pages * sizeof(std::byte*), cudaMemcpyHostToDevice),
           "cudaMemcpy");
+    const uint64_t block_bytes = codec.planner().block_bytes_max();
+    encoded_bytes = block_bytes * kBlocks;  // exact tokens aside
+    std::byte* encoded = device_memory(encoded_bytes);
     for (cuda::Block& block : blocks_) {
       block.token_count = kBlockTokens;
       block.identity.first_token_index = kBlockTokens;
+      block.encoded = encoded;
+      block.encoded_bytes = block_bytes;
+      encoded += block_bytes;
     }
     batch_.blocks = blocks_;
-    batch_.encoded_stride_bytes = codec.planner().block_bytes_max();
-    batch_.encoded = device_memory(batch_.encoded_stride_bytes * kBlocks);
     batch_.pages = reinterpret_cast<std::byte* const*>(on_device);
     batch_.strides[0] = batch_.strides[1] = {row, row / kHeads};
     outcomes_ = reinterpret_cast<uint32_t*>(pinned_memory(kBlocks * sizeof(uint32_t)));
@@ -115,7 +119,6 @@ class Blocks {
     work_.workspace.bytes = codec.planner().workspace_bytes(kBlocks, 1);
     work_.workspace.device = device_memory(work_.workspace.bytes);
     work_.workspace.host = pinned_memory(work_.workspace.bytes);
-    encoded_bytes = batch_.encoded_stride_bytes * kBlocks;  // exact tokens aside
   }
   void limit_ctas(uint32_t limit) { work_.cta_limit = limit; }
   void encode() { check(codec_.encode(batch_, work_)); }

@@ -22,16 +22,15 @@ struct Block {
   uint32_t token_count = 0;
   uint32_t flags = 0;      // to encode: kBlockNonFinite for a raw block in place of another codec's
   int dropped_planes = 0;  // to decode: so many first drop steps are gone
+  // Where the encoded block is, or room for it: a multiple of 64. Blocks to encode do not overlap.
+  std::byte* encoded = nullptr;
+  uint64_t encoded_bytes = 0;
 };
 
 // Blocks of one layout and codec. Memory that is not a span is read and written by the GPU: of the
 // device, pinned or managed. All of it is the caller's, and in use until the work is done.
 struct Batch {
   absl::Span<const Block> blocks;  // of the host, read before the call returns
-
-  // Block i begins at encoded + i * encoded_stride_bytes. Both are multiples of 64.
-  std::byte* encoded = nullptr;
-  uint64_t encoded_stride_bytes = 0;
 
   // pages[(i * layer_count + layer) * 2 + side] is block i's first token of that layer: value v of
   // (token, head) lies at page + token * token_bytes + head * head_bytes + v * dtype_bytes.

@@ -15,7 +15,7 @@ HADAL_HOST_DEVICE void verify_header(Executor& executor, ChecksumShared& shared,
                                      const Launch& launch, uint32_t block) {
   const BlockEntry& entry = launch.entries[block];
   const BlockForm& form = launch.forms[entry.form];
-  const std::byte* encoded = launch.encoded + block * launch.encoded_stride_bytes;
+  const std::byte* encoded = entry.encoded;
   uint32_t* outcome = launch.outcomes + block;
   constexpr uint32_t kKeyBegin = offsetof(BlockHeader, key);
   executor.barrier();  // the header before has been hashed
@@ -71,7 +71,7 @@ HADAL_HOST_DEVICE void verify_body(Executor& executor, ChecksumShared& shared,
     const uint32_t cell_index = task - 1;
     if (cell_index >= entry.cells_present) continue;
     const CellEntry& cell = launch.forms[entry.form].cells[cell_index];
-    const std::byte* encoded = launch.encoded + block * launch.encoded_stride_bytes;
+    const std::byte* encoded = entry.encoded;
     const uint64_t sum = sum_cell(executor, shared, encoded, cell);
     executor.each([&](int thread) {
       const std::byte* stored = encoded + sizeof(BlockHeader) + cell_index * sizeof(CellEntry) +

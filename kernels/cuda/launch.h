@@ -58,6 +58,7 @@ struct BlockForm {
 };
 
 struct BlockEntry {
+  std::byte* encoded;
   std::array<uint8_t, limits::kBlockKeyBytes> key;
   uint64_t first_token_index;
   uint32_t form;                       // index
@@ -87,9 +88,7 @@ struct Launch {
   BlockProgress* progress = nullptr;    // by block; 0 at first
   uint32_t* outcomes = nullptr;         // Outcome by block; 0 at first
   uint64_t* cell_sums = nullptr;        // [block, limits::kCellsMax]: checksums
-  std::byte* encoded = nullptr;
-  uint64_t encoded_stride_bytes = 0;
-  std::byte* const* pages = nullptr;  // [block, layer, side]: first token
+  std::byte* const* pages = nullptr;    // [block, layer, side]: first token
   std::array<SideStrides, 2> strides = {};
   std::array<uint16_t, 2> head_dims = {};
   DType dtype = DType::f16;
@@ -142,7 +141,7 @@ HADAL_HOST_DEVICE Run run_at(const Launch& launch, uint32_t index) {
   run.place = &run.form->groups[run.side][run.group];
   run.runs_before = (layer - group_begin) * launch.head_count + head;
   run.runs_of_group = (run.form->group_ends[run.group] - group_begin) * launch.head_count;
-  run.encoded = launch.encoded + run.block * launch.encoded_stride_bytes;
+  run.encoded = run.entry->encoded;
   const SideStrides& strides = launch.strides[run.side];
   run.token_stride_bytes = strides.token_bytes;
   run.values = launch.pages[(uint64_t{run.block} * launch.layer_count + layer) * 2 + run.side];

@@ -172,16 +172,9 @@ absl::Status Planner::check(const Batch& batch) const {
         "the batch has ", batch.blocks.size(), " blocks; at most ",
         (kTasksMax - 1) / (runs / batch.blocks.size()), " of this layout are allowed"));
   }
-  absl::Status status = check_aligned("encoded", batch.encoded, kAlignBytes);
-  if (status.ok()) status = check_aligned("pages", batch.pages, alignof(std::byte*));
+  absl::Status status = check_aligned("pages", batch.pages, alignof(std::byte*));
   if (status.ok()) status = check_aligned("outcomes", batch.outcomes, alignof(uint32_t));
   if (!status.ok()) return status;
-  if (batch.encoded_stride_bytes % kAlignBytes != 0 ||
-      batch.encoded_stride_bytes > kAddressBytesMax / batch.blocks.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("encoded_stride_bytes is ", batch.encoded_stride_bytes,
-                     "; it must be a multiple of ", kAlignBytes, ", and all blocks within 2^47"));
-  }
   uint32_t tokens = 1;
   for (const Block& block : batch.blocks) tokens = std::max(tokens, block.token_count);
   for (Side side : {Side::key, Side::value}) {
@@ -232,6 +225,7 @@ absl::StatusOr<std::vector<BlockForm>> Planner::place_blocks(const Batch& batch,
     }
     BlockEntry& entry = entries[i];
     entry = {};
+    entry.encoded = block.encoded;
     entry.key = block.identity.key.bytes;
     entry.first_token_index = block.identity.first_token_index;
     entry.form = static_cast<uint32_t>(form - forms.begin());
@@ -248,10 +242,12 @@ absl::StatusOr<std::vector<BlockForm>> Planner::place_blocks(const Batch& batch,
     entry.cells_present = static_cast<uint32_t>(
         std::find_if(form->cells.begin(), cells_end, is_gone) - form->cells.begin());
     const CellEntry& last = form->cells[entry.cells_present - 1];
-    if (last.offset + last.bytes > batch.encoded_stride_bytes) {
-      return refuse(absl::StrCat("it has ", last.offset + last.bytes,
-                                 " bytes; encoded_stride_bytes is ", batch.encoded_stride_bytes));
+    if (last.offset + last.bytes > block.encoded_bytes) {
+      return refuse(absl::StrCat("it has ", last.offset + last.bytes, " bytes; encoded_bytes is ",
+                                 block.encoded_bytes));
     }
+    const absl::Status aligned = check_aligned("encoded", block.encoded, kAlignBytes);
+    if (!aligned.ok()) return refuse(aligned.message());
   }
   return forms;
 }
@@ -314,8 +310,6 @@ absl::StatusOr<PlannedWork> Planner::plan(const Batch& batch, const Workspace& w
   launch.progress = reinterpret_cast<BlockProgress*>(device + parts.progress);
   launch.outcomes = reinterpret_cast<uint32_t*>(device + parts.outcomes);
   launch.cell_sums = reinterpret_cast<uint64_t*>(device + parts.cell_sums);
-  launch.encoded = batch.encoded;
-  launch.encoded_stride_bytes = batch.encoded_stride_bytes;
   launch.pages = batch.pages;
   launch.strides = batch.strides;
   launch.head_dims = {layout_.key_head_dim, layout_.value_head_dim};

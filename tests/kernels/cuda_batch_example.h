@@ -117,9 +117,11 @@ struct BatchExample {
     use(memory);
   }
   void use(PagedMemory& memory) {
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      blocks[i].encoded = encoded.data() + i * stride_bytes;
+      blocks[i].encoded_bytes = stride_bytes;
+    }
     batch.blocks = blocks;
-    batch.encoded = encoded.data();
-    batch.encoded_stride_bytes = stride_bytes;
     batch.pages = memory.pages.data();
     batch.strides = memory.strides;
     batch.outcomes = outcomes.data();

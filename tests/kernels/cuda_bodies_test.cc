@@ -378,11 +378,9 @@ TEST(CudaPlanner, RefusesEveryBadArgument) {
   EXPECT_TRUE(planner->plan(example.batch, example.workspace_span()).ok());
   refused("no blocks", [](E& e, W&) { e.blocks.clear(); });
   refused("blocks; at most", [](E& e, W&) { e.blocks.resize(1u << 24, e.blocks[0]); });
-  refused("encoded is null", [](E& e, W&) { e.batch.encoded = nullptr; });
-  refused("encoded is at", [](E& e, W&) { e.batch.encoded += 16; });
-  refused("encoded_stride_bytes", [](E& e, W&) { e.batch.encoded_stride_bytes += 8; });
-  refused("encoded_stride_bytes", [](E& e, W&) { e.batch.encoded_stride_bytes = 1024; });
-  refused("within 2^47", [](E& e, W&) { e.batch.encoded_stride_bytes = uint64_t{1} << 63; });
+  refused("block 1 of the batch: encoded is null", [](E& e, W&) { e.blocks[1].encoded = nullptr; });
+  refused("encoded is at", [](E& e, W&) { e.blocks[0].encoded += 16; });
+  refused("encoded_bytes is 1024", [](E& e, W&) { e.blocks[1].encoded_bytes = 1024; });
   refused("pages is null", [](E& e, W&) { e.batch.pages = nullptr; });
   refused("outcomes is null", [](E& e, W&) { e.batch.outcomes = nullptr; });
   refused("workspace.device is null", [](E&, W& w) { w.device = nullptr; });

@@ -52,10 +52,10 @@ struct DeviceBatch {
       blocks[i].identity.first_token_index = i * layout.block_tokens;
       blocks[i].token_count =
           i + 1 == block_count ? layout.block_tokens / 2 + 1 : layout.block_tokens;
+      blocks[i].encoded = encoded.data() + i * stride_bytes;
+      blocks[i].encoded_bytes = stride_bytes;
     }
     batch.blocks = blocks;
-    batch.encoded = encoded.data();
-    batch.encoded_stride_bytes = stride_bytes;
     batch.pages = pages;
     const uint64_t value_bytes = dtype_bytes(layout.dtype);
     const uint64_t dims[] = {layout.key_head_dim, layout.value_head_dim};
