@@ -35,7 +35,7 @@ struct BlockIndex::Entry {
   BlockOrigin origin;
   uint32_t flags = 0;
   uint32_t pins = 0;
-  std::shared_ptr<DramBlock> dram;
+  std::shared_ptr<SlotBlock> dram;
   NvmeCopy nvme;
   bool persisted = false;
   bool writing = false;
@@ -65,7 +65,7 @@ struct BlockIndex::Entry {
   // Of the DRAM copy, for a write to NVMe.
   IndexDemotion demotion() const {
     const NvmeCopy copy = {0, dram->size_bytes(), dram->dropped_planes, dram->precision};
-    return {record(copy), dram->bytes(), DramBlock::hold(dram)};
+    return {record(copy), dram->bytes(), SlotBlock::hold(dram)};
   }
 
   KeyAnswer answer() const {
@@ -161,7 +161,7 @@ struct BlockIndex::Shard {
     return (entry.nvme.bytes + kGranule - 1) / kGranule * kGranule;
   }
 
-  void set_dram(Entry& entry, std::shared_ptr<DramBlock> block) {
+  void set_dram(Entry& entry, std::shared_ptr<SlotBlock> block) {
     counts.pinned_bytes -= pinned_bytes(entry);
     if (entry.dram != nullptr) {
       --counts.dram_blocks;
@@ -413,7 +413,7 @@ IndexRead BlockIndex::read(const ReadRequest& request) {
     found.answer.precision = entry->dram->precision;
     found.answer.tier = Tier::dram;
     found.answer.generation = entry->generation;
-    found.answer.hold = DramBlock::hold(entry->dram);
+    found.answer.hold = SlotBlock::hold(entry->dram);
   } else if (entry->nvme.ordinal != 0 && entry->nvme.precision.satisfies(least)) {
     found.record = entry->record(entry->nvme);
   } else {
@@ -424,7 +424,7 @@ IndexRead BlockIndex::read(const ReadRequest& request) {
 }
 
 bool BlockIndex::attach_dram(const BlockKey& key, uint64_t generation,
-                             std::shared_ptr<DramBlock> block) {
+                             std::shared_ptr<SlotBlock> block) {
   Shard& shard = shard_of(key);
   const std::lock_guard lock(shard.mutex);
   Entry* entry = shard.find(key);

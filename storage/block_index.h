@@ -5,7 +5,7 @@
 //
 // It is not the policy (EvictionPolicy judges) and moves no bytes.
 // Threads: any. No I/O under a shard's lock. Lock order: shard, then slab or NVMe queue.
-// Ownership: an entry holds its DramBlock; bytes given to readers hold it too, so a block that is
+// Ownership: an entry holds its SlotBlock; bytes given to readers hold it too, so a block that is
 // replaced or removed stays where it is until its last reader has gone.
 
 #include <array>
@@ -18,7 +18,7 @@
 
 #include "absl/status/status.h"
 #include "common/block_ops.h"
-#include "storage/dram_tier.h"
+#include "storage/slot_tier.h"
 #include "storage/eviction_policy.h"
 #include "storage/nvme_tier.h"
 
@@ -33,7 +33,7 @@ struct PinRef {
 
 // What a read found. At most one of the two is set.
 struct IndexRead {
-  std::shared_ptr<DramBlock> block;
+  std::shared_ptr<SlotBlock> block;
   StoredBlock answer;  // of `block`, held
   NvmeRecord record;   // ordinal 0: none
   uint64_t layout_hash = 0;
@@ -47,7 +47,7 @@ struct IndexPublish {
   uint64_t raw_bytes = 0;  // of the header
   uint32_t flags = 0;      // of the header
   BlockOrigin origin;
-  std::shared_ptr<DramBlock> block;
+  std::shared_ptr<SlotBlock> block;
 };
 
 struct IndexRemoved {
@@ -96,7 +96,7 @@ class BlockIndex {
   IndexRead read(const ReadRequest& request);
 
   // False where the entry is gone or of another generation.
-  bool attach_dram(const BlockKey& key, uint64_t generation, std::shared_ptr<DramBlock> block);
+  bool attach_dram(const BlockKey& key, uint64_t generation, std::shared_ptr<SlotBlock> block);
   bool attach_nvme(const NvmeRecord& record);
   // What a restart found: adds the entry, unless there is a newer one or the shard is full.
   bool recover(const NvmeRecord& record);
@@ -116,7 +116,7 @@ class BlockIndex {
     const BlockKey& key;
     const KeyAnswer answer;
     uint64_t generation;
-    DramBlock* dram;  // null: not in DRAM
+    SlotBlock* dram;  // null: not in DRAM
     bool on_nvme;
     bool persisted;
     bool pinned;

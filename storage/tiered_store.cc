@@ -13,7 +13,7 @@
 #include "common/encoded_block.h"
 #include "common/limits.h"
 #include "storage/block_index.h"
-#include "storage/dram_tier.h"
+#include "storage/slot_tier.h"
 #include "storage/eviction_policy.h"
 #include "storage/lease_table.h"
 #include "storage/nvme_tier.h"
@@ -36,7 +36,7 @@ struct Counters {
 // One put between reserve and commit.
 struct PendingPut {
   PutOffer offer;
-  std::shared_ptr<DramBlock> block;
+  std::shared_ptr<SlotBlock> block;
   absl::Time since;
 };
 
@@ -86,7 +86,7 @@ class PendingPuts {
 // so that its bytes are nobody else's while a transfer into them may still run.
 struct SlotHold {
   std::shared_ptr<PendingPuts> puts;
-  std::shared_ptr<DramBlock> block;
+  std::shared_ptr<SlotBlock> block;
   uint64_t ticket = 0;
 
   ~SlotHold() { puts->abort(ticket); }
@@ -129,7 +129,7 @@ class TieredStoreImpl final : public TieredStore, private NvmeListener {
  public:
   TieredStoreImpl(const TieredStoreConfig& config, absl::Span<std::byte> slab, const Clock& clock)
       : clock_(clock),
-        dram_(std::make_shared<DramTier>(slab)),
+        dram_(std::make_shared<SlotTier>(slab)),
         index_(std::make_shared<BlockIndex>(config.index_max_blocks)),
         puts_(std::make_shared<PendingPuts>(index_)),
         policy_(limits_of(config, dram_->capacity_bytes())) {
@@ -171,7 +171,7 @@ class TieredStoreImpl final : public TieredStore, private NvmeListener {
   }
   void expire_leases() { unpin(leases_.take_expired(clock_.now())); }
 
-  std::shared_ptr<DramBlock> make_room(uint32_t bytes);
+  std::shared_ptr<SlotBlock> make_room(uint32_t bytes);
   bool offer_to_nvme(IndexDemotion demotion);
   bool demote(const BlockKey& key, uint64_t generation);
   absl::StatusOr<EncodedBlock> check_put(const PendingPut& put) const;
@@ -180,7 +180,7 @@ class TieredStoreImpl final : public TieredStore, private NvmeListener {
   void miss(const Waiter& waiter, absl::Status status);
   void load_from_nvme(const NvmeRecord& record, Waiter waiter);
   void loaded(const NvmeRecord& record, absl::StatusOr<absl::Span<const std::byte>> bytes);
-  absl::StatusOr<std::shared_ptr<DramBlock>> promote(const NvmeRecord& record,
+  absl::StatusOr<std::shared_ptr<SlotBlock>> promote(const NvmeRecord& record,
                                                      absl::Span<const std::byte> bytes);
   void forget_copy(const NvmeRecord& record, bool bad);
   void verify_nvme_copy(const NvmeRecord& record);
@@ -201,7 +201,7 @@ class TieredStoreImpl final : public TieredStore, private NvmeListener {
   }
 
   const Clock& clock_;
-  const std::shared_ptr<DramTier> dram_;
+  const std::shared_ptr<SlotTier> dram_;
   const std::shared_ptr<BlockIndex> index_;
   const std::shared_ptr<PendingPuts> puts_;
   const EvictionPolicy policy_;
@@ -279,11 +279,11 @@ LookupAnswer TieredStoreImpl::lookup(absl::Span<const BlockKey> keys,
 }
 
 // Evicts as the policy says, a bounded number of blocks, and then reserves. Null: no room.
-std::shared_ptr<DramBlock> TieredStoreImpl::make_room(uint32_t bytes) {
+std::shared_ptr<SlotBlock> TieredStoreImpl::make_room(uint32_t bytes) {
   const auto demote = [this](IndexDemotion demotion) { return offer_to_nvme(std::move(demotion)); };
   uint64_t to_free = policy_.bytes_to_free(dram_->used_bytes(), bytes, evicting_);
   evicting_ = to_free > 0;
-  std::shared_ptr<DramBlock> block;
+  std::shared_ptr<SlotBlock> block;
   for (int i = 0; i < EvictionPolicy::kVictimsPerReserveMax; ++i) {
     if (to_free == 0 && (block != nullptr || (block = dram_->reserve(bytes)) != nullptr)) break;
     const BlockIndex::Evicted evicted = index_->evict_next(policy_, demote);
@@ -308,7 +308,7 @@ absl::StatusOr<PutSlot> TieredStoreImpl::reserve(const PutOffer& offer) {
     if (absl::IsFailedPrecondition(status)) ++counters_.token_collisions;
     return status;
   }
-  std::shared_ptr<DramBlock> block = make_room(offer.bytes);
+  std::shared_ptr<SlotBlock> block = make_room(offer.bytes);
   if (block == nullptr) {
     index_->end_put({offer.key});
     ++counters_.puts_refused;
@@ -463,7 +463,7 @@ void TieredStoreImpl::forget_copy(const NvmeRecord& record, bool bad) {
   if (index_->detach_nvme(record.key, record.ordinal)) nvme_->erase(record.key, record.ordinal);
 }
 
-absl::StatusOr<std::shared_ptr<DramBlock>> TieredStoreImpl::promote(
+absl::StatusOr<std::shared_ptr<SlotBlock>> TieredStoreImpl::promote(
     const NvmeRecord& record, absl::Span<const std::byte> bytes) {
   absl::StatusOr<EncodedBlock> parsed = EncodedBlock::parse(bytes, record.dropped_planes);
   absl::Status status = parsed.status();
@@ -472,7 +472,7 @@ absl::StatusOr<std::shared_ptr<DramBlock>> TieredStoreImpl::promote(
     forget_copy(record, true);
     return absl::NotFoundError("the block on NVMe was damaged");
   }
-  std::shared_ptr<DramBlock> block = make_room(static_cast<uint32_t>(bytes.size()));
+  std::shared_ptr<SlotBlock> block = make_room(static_cast<uint32_t>(bytes.size()));
   if (block == nullptr) {
     return absl::ResourceExhaustedError("no room in DRAM to promote the block from NVMe");
   }
@@ -485,15 +485,15 @@ absl::StatusOr<std::shared_ptr<DramBlock>> TieredStoreImpl::promote(
 void TieredStoreImpl::loaded(const NvmeRecord& record,
                              absl::StatusOr<absl::Span<const std::byte>> bytes) {
   absl::Status status = bytes.status();
-  std::shared_ptr<DramBlock> block;
+  std::shared_ptr<SlotBlock> block;
   StoredBlock stored;
   if (status.ok()) {
-    absl::StatusOr<std::shared_ptr<DramBlock>> promoted = promote(record, *bytes);
+    absl::StatusOr<std::shared_ptr<SlotBlock>> promoted = promote(record, *bytes);
     status = promoted.status();
     if (status.ok()) {
       block = *std::move(promoted);
       stored = {block->bytes(), block->dropped_planes, block->precision,
-                Tier::nvme,     record.generation,     DramBlock::hold(block)};
+                Tier::nvme,     record.generation,     SlotBlock::hold(block)};
       if (!index_->attach_dram(record.key, record.generation, block)) {
         status = absl::NotFoundError("the block was replaced or evicted while it was read");
       }
