@@ -84,6 +84,7 @@ class LoopbackTransport final : public Transport,
     }
     return std::shared_ptr<RegisteredMemory>(std::make_shared<HeapMemory>(bytes));
   }
+  bool can_send(MemoryKind kind) const override { return kind == MemoryKind::host; }
   std::string description() const override { return "loopback"; }
   TransportStats stats() const override {
     absl::MutexLock lock(&mutex_);

@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "common/memory_kind.h"
 
 namespace hadal {
 
@@ -61,6 +62,9 @@ class Transport {
 
   // ResourceExhausted where the memory cannot be had: says how much was asked, and what is free.
   virtual absl::StatusOr<std::shared_ptr<RegisteredMemory>> allocate(size_t bytes) = 0;
+
+  // Whether payloads may lie in such memory. Memory of a GPU: where UCX was built with CUDA.
+  virtual bool can_send(MemoryKind kind) const = 0;
 
   // What carries the bytes, for people: "ucx 1.13.1 tcp,shm" or "loopback".
   virtual std::string description() const = 0;

@@ -612,6 +612,14 @@ absl::StatusOr<std::shared_ptr<RegisteredMemory>> UcxTransport::allocate(size_t 
 
 void UcxTransport::unmap(ucp_mem_h handle) { ucp_mem_unmap(context_, handle); }
 
+bool UcxTransport::can_send(MemoryKind kind) const {
+  if (kind == MemoryKind::host) return true;
+  ucp_context_attr_t attributes = {};
+  attributes.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
+  if (ucp_context_query(context_, &attributes) != UCS_OK) return false;
+  return (attributes.memory_types & UCS_BIT(UCS_MEMORY_TYPE_CUDA)) != 0;
+}
+
 std::string UcxTransport::description() const {
   return absl::StrCat("ucx ", ucp_get_version_string(), " ",
                       config_.tls == "auto" ? "tcp,shm" : config_.tls);

@@ -28,6 +28,7 @@ class UcxTransport final : public Transport,
   ~UcxTransport() override;
 
   absl::StatusOr<std::shared_ptr<RegisteredMemory>> allocate(size_t bytes) override;
+  bool can_send(MemoryKind kind) const override;
   std::string description() const override;
   TransportStats stats() const override;
   MessageTransport& messages() override { return *this; }

@@ -105,6 +105,18 @@ absl::Status Planner::prepare() {
   return absl::OkStatus();
 }
 
+BlockShape Planner::shape_of(const Block& block) const {
+  const bool starts = block.identity.first_token_index == 0;
+  const uint32_t exact = starts ? std::min<uint32_t>(spec_.exact_tokens, block.token_count) : 0;
+  return {block.token_count, static_cast<uint16_t>(exact), 0};
+}
+
+absl::StatusOr<uint64_t> Planner::block_bytes(const Block& block) const {
+  const absl::StatusOr<BlockPlan> plan = BlockPlan::make(layout_, spec_, shape_of(block));
+  if (!plan.ok()) return plan.status();
+  return plan->total_bytes();
+}
+
 BlockForm Planner::form_of(const BlockPlan& plan) const {
   BlockForm form = {};
   form.token_count = plan.shape().token_count;
@@ -203,14 +215,13 @@ absl::StatusOr<std::vector<BlockForm>> Planner::place_blocks(const Batch& batch,
     const auto refuse = [i](absl::string_view what) {
       return absl::InvalidArgumentError(absl::StrCat("block ", i, " of the batch: ", what));
     };
-    const bool starts = block.identity.first_token_index == 0;
-    const uint32_t exact = starts ? std::min<uint32_t>(spec_.exact_tokens, block.token_count) : 0;
+    const BlockShape shape = shape_of(block);
     auto form = std::find_if(forms.begin(), forms.end(), [&](const BlockForm& other) {
-      return other.token_count == block.token_count && other.exact_token_count == exact;
+      return other.token_count == shape.token_count &&
+             other.exact_token_count == shape.exact_token_count;
     });
     if (form == forms.end()) {
-      absl::StatusOr<BlockPlan> plan =
-          BlockPlan::make(layout_, spec_, {block.token_count, static_cast<uint16_t>(exact), 0});
+      absl::StatusOr<BlockPlan> plan = BlockPlan::make(layout_, spec_, shape);
       if (!plan.ok()) return refuse(plan.status().message());
       forms.push_back(form_of(*plan));
       form = forms.end() - 1;

@@ -38,7 +38,10 @@ class Planner {
   // Blocks have a shape each: how many tokens, and how many of them exact.
   uint64_t workspace_bytes(uint32_t block_count, uint32_t shape_count) const;
 
-  // Most bytes of an encoded block of this layout: a stride that always suffices.
+  // Of an encoded block, all planes; InvalidArgument where plan() would refuse its tokens.
+  absl::StatusOr<uint64_t> block_bytes(const Block& block) const;
+
+  // Most bytes of an encoded block of this layout.
   uint64_t block_bytes_max() const { return block_bytes_max_; }
 
   // Checks everything that the host can see and fills workspace.host. InvalidArgument names what is
@@ -56,6 +59,7 @@ class Planner {
   Planner(const KvLayout& layout, const CodecSpec& spec) : layout_(layout), spec_(spec) {}
   absl::Status check(const Batch& batch) const;
   absl::Status prepare();
+  BlockShape shape_of(const Block& block) const;
   BlockForm form_of(const BlockPlan& plan) const;
   absl::StatusOr<std::vector<BlockForm>> place_blocks(const Batch& batch,
                                                       absl::Span<BlockEntry> entries) const;

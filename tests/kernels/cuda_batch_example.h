@@ -205,29 +205,22 @@ inline HostKernels host_kernels(const CodecSpec& spec) {
 }
 
 // What CudaCodec does on a stream, here by HostExecutor over `cta_count` CTAs a kernel.
-inline absl::Status encode_on_host(const Planner& planner, BatchExample& example,
-                                   uint32_t cta_count) {
-  absl::StatusOr<PlannedWork> work = planner.plan(example.batch, example.workspace_span());
-  if (!work.ok()) return work.status();
+inline void run_encode_on_host(const Planner& planner, const PlannedWork& work,
+                               uint32_t cta_count) {
   for (const SideRange& range : planner.side_ranges()) {
-    Launch launch = work->launch;
+    Launch launch = work.launch;
     launch.first_side = range.first;
     launch.end_side = range.end;
     host_kernels(planner.spec()).encode(launch, range.head_dim, cta_count);
   }
-  std::copy_n(work->launch.outcomes, example.blocks.size(), example.outcomes.begin());
-  return absl::OkStatus();
 }
 
 // `layers`: so many a launch.
-inline absl::Status decode_on_host(const Planner& planner, BatchExample& example,
-                                   uint32_t cta_count, int layers) {
-  absl::StatusOr<PlannedWork> work = planner.plan(example.batch, example.workspace_span());
-  if (!work.ok()) return work.status();
-  Launch launch = work->launch;
+inline void run_decode_on_host(const Planner& planner, const PlannedWork& work, uint32_t cta_count,
+                               int layers) {
+  Launch launch = work.launch;
   run_grid<ChecksumShared>(
       cta_count, 7, [&](auto& executor, auto& shared) { verify_body(executor, shared, launch); });
-  std::copy_n(work->launch.outcomes, example.blocks.size(), example.outcomes.begin());
   for (int layer = 0; layer < launch.layer_count; layer += layers) {
     launch.first_layer = static_cast<uint16_t>(layer);
     launch.end_layer = static_cast<uint16_t>(std::min<int>(layer + layers, launch.layer_count));
@@ -237,6 +230,23 @@ inline absl::Status decode_on_host(const Planner& planner, BatchExample& example
       host_kernels(planner.spec()).decode(launch, range.head_dim, cta_count);
     }
   }
+}
+
+inline absl::Status encode_on_host(const Planner& planner, BatchExample& example,
+                                   uint32_t cta_count) {
+  absl::StatusOr<PlannedWork> work = planner.plan(example.batch, example.workspace_span());
+  if (!work.ok()) return work.status();
+  run_encode_on_host(planner, *work, cta_count);
+  std::copy_n(work->launch.outcomes, example.blocks.size(), example.outcomes.begin());
+  return absl::OkStatus();
+}
+
+inline absl::Status decode_on_host(const Planner& planner, BatchExample& example,
+                                   uint32_t cta_count, int layers) {
+  absl::StatusOr<PlannedWork> work = planner.plan(example.batch, example.workspace_span());
+  if (!work.ok()) return work.status();
+  run_decode_on_host(planner, *work, cta_count, layers);
+  std::copy_n(work->launch.outcomes, example.blocks.size(), example.outcomes.begin());
   return absl::OkStatus();
 }
 
