@@ -129,6 +129,19 @@ absl::Status check_group(const GroupLookup& group) {
   return absl::OkStatus();
 }
 
+// The kernels of a batch take one pair of strides a side.
+absl::Status check_same_strides(const RegisteredLayout& layout, const KvPages& pages,
+                                const KvPages& first) {
+  if (layout.gpu == nullptr) return absl::OkStatus();
+  const auto differ = [](const KvSidePages& a, const KvSidePages& b) {
+    return a.token_stride_bytes != b.token_stride_bytes ||
+           a.head_stride_bytes != b.head_stride_bytes;
+  };
+  if (!differ(pages.key, first.key) && !differ(pages.value, first.value)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "its strides are not those of block 0; pages on a GPU have the same in all of a batch");
+}
+
 }  // namespace
 
 absl::Status check_options(const RequestOptions& options) {
@@ -175,6 +188,7 @@ absl::Status check_puts(const RegisteredLayout& layout, absl::Span<const BlockPu
     const BlockPut& block = blocks[i];
     absl::Status status = check_hash(block.hash);
     if (status.ok()) status = check_content(layout, block.pages, block.opaque);
+    if (status.ok()) status = check_same_strides(layout, block.pages, blocks[0].pages);
     if (status.ok() && !layout.opaque()) {
       status = check_token_count(layout.config.layout, block.token_count);
     }
@@ -198,6 +212,7 @@ absl::Status check_gets(const RegisteredLayout& layout, absl::Span<const BlockGe
     const BlockGet& block = blocks[i];
     absl::Status status = check_hash(block.hash);
     if (status.ok()) status = check_content(layout, block.pages, block.opaque);
+    if (status.ok()) status = check_same_strides(layout, block.pages, blocks[0].pages);
     if (status.ok() && !layout.opaque() && block.token_capacity != 0) {
       status = check_token_count(layout.config.layout, block.token_capacity);
     }

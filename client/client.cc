@@ -28,6 +28,16 @@ absl::Status check_config(const ClientConfig& config) {
                                                    config.staging_bytes, "; allowed are at least ",
                                                    kStagingMinBytes));
   }
+  if (config.gpu.hbm_bytes != 0 && config.gpu.device == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("ClientConfig.gpu.hbm_bytes is ", config.gpu.hbm_bytes,
+                     " without a device; give ClientConfig.gpu.device, or 0"));
+  }
+  if (config.gpu.patience <= absl::ZeroDuration() || config.gpu.patience > absl::Hours(1)) {
+    return absl::InvalidArgumentError(absl::StrCat("ClientConfig.gpu.patience is ",
+                                                   absl::FormatDuration(config.gpu.patience),
+                                                   "; it is above 0 and at most 1h"));
+  }
   if (config.codec_threads < 1 || config.codec_threads > kCodecThreadsMax) {
     return absl::InvalidArgumentError(absl::StrCat("ClientConfig.codec_threads is ",
                                                    config.codec_threads, "; allowed are 1 to ",
@@ -53,7 +63,7 @@ absl::StatusOr<std::shared_ptr<Transport>> make_transport(const std::string& nam
 RoutedKey bind_routed(const RegisteredLayout& layout, const EngineHash& hash,
                       const std::optional<EngineHash>& route) {
   const BlockKey key = layout.binder->bind(hash);
-  return {key, route.has_value() ? layout.binder->bind(*route) : key};
+  return {key, route.has_value() ? layout.binder->bind(*route) : key, layout.gpu != nullptr};
 }
 
 class ClientImpl final : public Client {
@@ -82,7 +92,7 @@ class ClientImpl final : public Client {
   void report_bad(LayoutId layout, const EngineHash& hash,
                   const std::optional<EngineHash>& route) override;
   void release(const RequestResult& lookup) override;
-  ClientStats stats() const override { return core_->stats.snapshot(); }
+  ClientStats stats() const override;
   std::vector<NodeStatus> nodes() const override;
   std::string transport_description() const override { return transport_description_; }
 
@@ -160,7 +170,7 @@ absl::StatusOr<RequestId> ClientImpl::put(LayoutId layout, absl::Span<const Bloc
   if (options.no_store) {
     (*request)->close(absl::CancelledError("no_store"));
   } else {
-    start_put(core_, *request, *std::move(found), blocks);
+    start_put(core_, *request, {*std::move(found), {blocks.begin(), blocks.end()}, options.ready});
   }
   return id;
 }
@@ -182,7 +192,8 @@ absl::StatusOr<RequestId> ClientImpl::get(LayoutId layout, absl::Span<const Bloc
   if (options.no_load) {
     (*request)->close(absl::NotFoundError("no_load"));
   } else {
-    start_get(core_, *request, {*std::move(found), {blocks.begin(), blocks.end()}, options.least});
+    start_get(core_, *request,
+              {*std::move(found), {blocks.begin(), blocks.end()}, options.least, options.ready});
   }
   return id;
 }
@@ -196,13 +207,27 @@ void ClientImpl::report_bad(LayoutId layout, const EngineHash& hash,
                             const std::optional<EngineHash>& route) {
   const absl::StatusOr<LayoutPtr> found = core_->layouts.find(layout);
   if (!found.ok() || hash.bytes().empty() || (route.has_value() && route->bytes().empty())) return;
-  send_report_bad(core_, bind_routed(**found, hash, route), 0);
+  const RoutedKey key = bind_routed(**found, hash, route);
+  if (core_->hbm && key.on_gpu) core_->hbm->remove(key.key);
+  send_report_bad(core_, key, 0);
 }
 
 void ClientImpl::release(const RequestResult& lookup) {
   for (size_t node = 0; node < lookup.leases.size() && node < core_->peers.size(); ++node) {
     if (lookup.leases[node] != 0) core_->peers[node]->release(lookup.leases[node]);
   }
+}
+
+ClientStats ClientImpl::stats() const {
+  ClientStats stats = core_->stats.snapshot();
+  if (!core_->hbm) return stats;
+  const HbmStats hbm = core_->hbm->stats();
+  stats.hbm_capacity_bytes = hbm.capacity_bytes;
+  stats.hbm_used_bytes = hbm.used_bytes;
+  stats.hbm_blocks = hbm.blocks;
+  stats.hbm_hits = hbm.hits;
+  stats.hbm_evicted_blocks = hbm.evicted_blocks;
+  return stats;
 }
 
 std::vector<Client::NodeStatus> ClientImpl::nodes() const {
@@ -226,11 +251,12 @@ absl::StatusOr<std::unique_ptr<Client>> Client::create(const ClientConfig& confi
   if (!pool.ok()) return pool.status();
   absl::StatusOr<std::unique_ptr<RequestTable>> table = RequestTable::create();
   if (!table.ok()) return table.status();
-  auto core = std::make_shared<ClientCore>(*std::move(ring));
+  auto core = std::make_shared<ClientCore>(*std::move(ring), config.gpu);
   core->nodes = config.nodes;
   core->transport = *std::move(transport);
   core->pool = *std::move(pool);
   core->table = *std::move(table);
+  if (absl::Status status = core->start_gpu(config.gpu); !status.ok()) return status;
   core->scheduler = std::make_unique<Scheduler>(*core->pool);
   core->workers = std::make_unique<CodecWorkers>(config.codec_threads);
   for (const NodeAddress& node : core->nodes) {

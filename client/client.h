@@ -10,7 +10,8 @@
 // Memory: the network writes only into the client's own registered staging slots. The caller's
 // pages are written by the decoder, after verification and never once the request has ended. Pages
 // of a put stay unchanged until the request has ended. Threads: any; the client owns "hadal-io",
-// "hadal-timer" (deadlines, staging memory) and "hadal-codec<n>". No gRPC, no protobuf inside.
+// "hadal-timer" (deadlines, staging memory), "hadal-codec<n>" and, where it has a GPU, "hadal-gpu".
+// No gRPC, no protobuf inside.
 
 #include <cstdint>
 #include <memory>
@@ -28,9 +29,18 @@
 #include "common/node_address.h"
 #include "common/prefix_rules.h"
 #include "kernels/codec.h"
+#include "kernels/gpu.h"
 #include "transport/block_peer.h"
 
 namespace hadal {
+
+// A GPU whose memory holds an engine's pages (docs/hbm.md).
+struct GpuConfig {
+  std::shared_ptr<Gpu> device;  // null: none
+  uint64_t hbm_bytes = 0;       // of encoded blocks that stay there; 0: no tier
+  // A device that has not finished a job by then is given up: later requests end Unavailable.
+  absl::Duration patience = absl::Seconds(10);
+};
 
 struct ClientConfig {
   std::vector<NodeAddress> nodes;  // at least one
@@ -38,6 +48,7 @@ struct ClientConfig {
   uint64_t staging_bytes = 128u << 20;  // registered memory for blocks in flight
   int codec_threads = 1;
   BlockPeerConfig peer;
+  GpuConfig gpu;
 };
 
 // One kind of KV block that an engine stores, registered once.
@@ -48,6 +59,7 @@ struct LayoutConfig {
   std::string hash_scheme;  // how the engine chains block hashes
   std::string tenant;
   KeyShard shard;
+  bool on_gpu = false;  // pages are memory of ClientConfig.gpu; those of a batch have equal strides
 };
 using LayoutId = uint32_t;
 using RequestId = uint64_t;
@@ -61,6 +73,8 @@ struct RequestOptions {
   // Goes before requests of lower priority that wait for staging memory, a codec thread or, on
   // this client's connection, the node's reads; nothing that has begun is interrupted.
   Priority priority = Priority::normal;
+  // Of a layout on the GPU: what the device waits for before it touches the pages. Null: nothing.
+  cudaEvent_t ready = nullptr;
 };
 
 // One layer group's part of a lookup: its blocks from the start of the sequence, in order, and what
@@ -137,6 +151,8 @@ struct ClientStats {
   uint64_t misses_deadline = 0, misses_unavailable = 0, misses_data_loss = 0;
   uint64_t wire_bytes_put = 0, wire_bytes_get = 0;
   uint64_t raw_bytes_put = 0, raw_bytes_get = 0;
+  uint64_t hbm_capacity_bytes = 0, hbm_used_bytes = 0;
+  uint64_t hbm_blocks = 0, hbm_hits = 0, hbm_evicted_blocks = 0;
 };
 
 class Client {

@@ -1,5 +1,6 @@
 #include "client/client_core.h"
 
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,10 +14,17 @@ constexpr absl::Duration kStopWait = absl::Seconds(2);
 
 }  // namespace
 
-std::vector<std::vector<size_t>> ClientCore::by_node(const std::vector<RoutedKey>& keys) const {
+std::vector<std::vector<size_t>> ClientCore::by_node(const std::vector<RoutedKey>& keys,
+                                                     absl::Span<const size_t> indices) const {
   std::vector<std::vector<size_t>> groups(nodes.size());
-  for (size_t i = 0; i < keys.size(); ++i) groups[ring.owner(keys[i].route)].push_back(i);
+  for (const size_t i : indices) groups[ring.owner(keys[i].route)].push_back(i);
   return groups;
+}
+
+std::vector<size_t> all_indices(const Request& request) {
+  std::vector<size_t> indices(request.keys().size());
+  std::iota(indices.begin(), indices.end(), size_t{0});
+  return indices;
 }
 
 absl::StatusOr<RequestPtr> ClientCore::open_request(RequestStart start,
@@ -38,15 +46,41 @@ absl::StatusOr<RequestPtr> ClientCore::open_request(RequestStart start,
   return request;
 }
 
+absl::Status ClientCore::start_gpu(const GpuConfig& config) {
+  if (gpu_device == nullptr) return absl::OkStatus();
+  if (config.hbm_bytes > 0) {
+    absl::StatusOr<GpuMemory> memory = gpu_device->allocate_device(config.hbm_bytes);
+    if (!memory.ok()) return memory.status();
+    hbm_memory = *std::move(memory);
+    hbm = std::make_unique<HbmTier>(absl::MakeSpan(hbm_memory.get(), config.hbm_bytes));
+  }
+  absl::StatusOr<std::unique_ptr<GpuWorker>> worker =
+      GpuWorker::create(*gpu_device, config.patience);
+  if (!worker.ok()) return worker.status();
+  gpu = *std::move(worker);
+  sends_from_hbm = transport->can_send(gpu_device->memory_kind());
+  if (absl::Status status = gpu_device->pin(pool->memory()); !status.ok()) return status;
+  is_pinned_ = true;
+  return absl::OkStatus();
+}
+
+std::optional<HbmBlock> ClientCore::find_in_hbm(const RoutedKey& key, const Precision& least,
+                                                uint64_t token_digest) const {
+  if (!hbm || !key.on_gpu) return std::nullopt;
+  return hbm->find(key.key, least, token_digest);
+}
+
 void ClientCore::stop() {
   for (const RequestPtr& request : table->all_open()) {
     request->close(absl::CancelledError("the client was destroyed"));
   }
   scheduler->stop();
   workers->stop();
+  const bool is_gpu_done = !gpu || gpu->stop();
   peers.clear();
   // The network may still hold slots; the transport outlives them where it can.
   pool->wait_idle(kStopWait);
+  if (is_pinned_ && is_gpu_done) gpu_device->unpin(pool->memory());
   transport.reset();
 }
 

@@ -5,18 +5,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "client/client_core.h"
+#include "client/get_window.h"
 #include "common/encoded_block.h"
 
 namespace hadal {
 namespace {
-
-struct GetRequest {
-  CorePtr core;
-  RequestPtr request;
-  GetStart start;
-};
-using GetRequestPtr = std::shared_ptr<const GetRequest>;
 
 // The blocks of one batch and node that got staging slots together: one message. Touched by the
 // transport's I/O thread only, once it is sent.
@@ -26,14 +19,6 @@ struct GetWindow {
   std::vector<size_t> indices;
   std::vector<StagingSlot> slots;
   std::vector<bool> seen;
-};
-
-struct Arrived {
-  GetRequestPtr get;
-  size_t node;
-  size_t index;
-  StagingSlot slot;
-  GetAnswer answer;
 };
 
 // Verifies, then writes the caller's memory. Nothing is written on an error. The header is believed
@@ -49,15 +34,9 @@ absl::Status decode_values(const GetRequest& get, const Arrived& block,
   if (status.ok()) status = parsed->expect(key, layout.layout_hash);
   if (!status.ok()) return status;
   const uint32_t tokens = parsed->header().token_count;
-  if (target.token_capacity != 0 && tokens > target.token_capacity) {
-    return absl::InvalidArgumentError(absl::StrCat("the stored block has ", tokens,
-                                                   " tokens; the pages have room for ",
-                                                   target.token_capacity));
-  }
   result.precision = parsed->precision();
-  if (!result.precision.satisfies(get.start.least)) {
-    return absl::NotFoundError("the stored block is less precise than asked");
-  }
+  status = check_fits(get, block.index, tokens, result.precision);
+  if (!status.ok()) return status;
   result.raw_bytes = layout.config.layout.raw_bytes(tokens);
   return layout.codec->decode(encoded, block.answer.dropped_planes, key, target.pages);
 }
@@ -77,8 +56,7 @@ absl::Status decode_bytes(const GetRequest& get, const Arrived& block,
   return absl::OkStatus();
 }
 
-KeyResult decode_block(const Arrived& block) {
-  const GetRequest& get = *block.get;
+KeyResult decode_block(const GetRequest& get, const Arrived& block) {
   KeyResult result;
   result.tier = block.answer.tier;
   result.encoded_bytes = block.answer.bytes;
@@ -90,24 +68,13 @@ KeyResult decode_block(const Arrived& block) {
   } else {
     result.status = decode_values(get, block, encoded, result);
   }
-  if (!result.status.ok()) result.raw_bytes = 0;
-  if (absl::IsDataLoss(result.status) || absl::IsFailedPrecondition(result.status)) {
-    result.status = at_node(*get.core, block.node, absl::DataLossError(result.status.message()));
-  }
   return result;
 }
 
 // On a codec thread.
-void decode_task(const Arrived& block) {
-  const GetRequest& get = *block.get;
+void decode_task(const GetRequest& get, const Arrived& block) {
   if (!get.request->claim(block.index)) return;  // too late: the pages are the caller's again
-  KeyResult result = decode_block(block);
-  const bool bad = absl::IsDataLoss(result.status);
-  if (bad) {
-    // Reported first: whoever sees the miss may count on the report being under way.
-    send_report_bad(get.core, get.request->keys()[block.index], block.answer.generation);
-  }
-  get.request->finish(block.index, std::move(result));
+  finish_got(get, block, decode_block(get, block));
 }
 
 absl::Status check_answer(const GetRequest& get, const StagingSlot& slot, const GetAnswer& answer) {
@@ -134,9 +101,12 @@ void on_block(GetWindow& window, size_t position, const absl::StatusOr<GetAnswer
     get->request->finish(index, at_node(*get->core, window.node, status));
     return;
   }
-  auto arrived =
-      std::make_shared<Arrived>(Arrived{get, window.node, index, std::move(slot), *answer});
-  get->core->workers->decode([arrived] { decode_task(*arrived); }, get->request->priority());
+  if (get->start.layout->gpu != nullptr) {
+    return decode_on_gpu(get, {window.node, index, std::move(slot), *answer});
+  }
+  auto arrived = std::make_shared<Arrived>(Arrived{window.node, index, std::move(slot), *answer});
+  get->core->workers->decode([get, arrived] { decode_task(*get, *arrived); },
+                             get->request->priority());
 }
 
 void on_done(GetWindow& window, const absl::Status& status) {
@@ -205,12 +175,36 @@ class GetBatch final : public StagedWork {
 
 }  // namespace
 
+void finish_got(const GetRequest& get, const Arrived& block, KeyResult result) {
+  if (!result.status.ok()) result.raw_bytes = 0;
+  if (absl::IsDataLoss(result.status) || absl::IsFailedPrecondition(result.status)) {
+    result.status = at_node(*get.core, block.node, absl::DataLossError(result.status.message()));
+    // Reported first: whoever sees the miss may count on the report being under way.
+    send_report_bad(get.core, get.request->keys()[block.index], block.answer.generation);
+  }
+  get.request->finish(block.index, std::move(result));
+}
+
+absl::Status check_fits(const GetRequest& get, size_t index, uint32_t token_count,
+                        const Precision& precision) {
+  const uint32_t capacity = get.start.blocks[index].token_capacity;
+  if (capacity != 0 && token_count > capacity) {
+    return absl::InvalidArgumentError(absl::StrCat("the stored block has ", token_count,
+                                                   " tokens; the pages have room for ", capacity));
+  }
+  if (!precision.satisfies(get.start.least)) {
+    return absl::NotFoundError("the stored block is less precise than asked");
+  }
+  return absl::OkStatus();
+}
+
 void start_get(const CorePtr& core, const RequestPtr& request, GetStart start) {
   auto get = std::make_shared<GetRequest>();
   get->core = core;
   get->request = request;
   get->start = std::move(start);
-  std::vector<std::vector<size_t>> groups = core->by_node(request->keys());
+  if (core->hbm) get->hbm_began = core->hbm->now();
+  std::vector<std::vector<size_t>> groups = core->by_node(request->keys(), get_from_hbm(get));
   for (size_t node = 0; node < groups.size(); ++node) {
     if (groups[node].empty()) continue;
     core->scheduler->submit(std::make_shared<GetBatch>(get, node, std::move(groups[node])),

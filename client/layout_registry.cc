@@ -7,7 +7,20 @@
 namespace hadal {
 namespace {
 
-absl::StatusOr<std::shared_ptr<RegisteredLayout>> make_layout(const LayoutConfig& config) {
+absl::Status check_gpu(const LayoutConfig& config, const std::shared_ptr<Gpu>& gpu) {
+  if (!config.on_gpu) return absl::OkStatus();
+  if (gpu == nullptr) {
+    return absl::InvalidArgumentError(
+        "LayoutConfig.on_gpu is set; the client has no ClientConfig.gpu");
+  }
+  if (config.layout.dtype != DType::opaque) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "LayoutConfig.on_gpu is set for opaque bytes, which lie in host memory");
+}
+
+absl::StatusOr<std::shared_ptr<RegisteredLayout>> make_layout(const LayoutConfig& config,
+                                                              const std::shared_ptr<Gpu>& gpu) {
+  if (absl::Status status = check_gpu(config, gpu); !status.ok()) return status;
   if (absl::Status status = config.layout.validate(); !status.ok()) return status;
   if (config.shard.world == 0 || config.shard.rank >= config.shard.world) {
     return absl::InvalidArgumentError(absl::StrCat("LayoutConfig.shard has rank ",
@@ -26,6 +39,12 @@ absl::StatusOr<std::shared_ptr<RegisteredLayout>> make_layout(const LayoutConfig
     absl::StatusOr<uint64_t> most = layout->codec->max_encoded_bytes(config.layout.block_tokens);
     if (!most.ok()) return most.status();
     layout->max_block_bytes = *most;
+    if (config.on_gpu) {
+      absl::StatusOr<std::shared_ptr<GpuLayout>> on_gpu =
+          GpuLayout::create(gpu, config.layout, config.codec);
+      if (!on_gpu.ok()) return on_gpu.status();
+      layout->gpu = *std::move(on_gpu);
+    }
   }
   layout->binder =
       std::make_unique<const KeyBinder>(key_namespace_of(layout->config), config.shard);
@@ -47,7 +66,7 @@ KeyNamespace key_namespace_of(const LayoutConfig& config) {
 }
 
 absl::StatusOr<LayoutId> LayoutRegistry::add(const LayoutConfig& config) {
-  absl::StatusOr<std::shared_ptr<RegisteredLayout>> layout = make_layout(config);
+  absl::StatusOr<std::shared_ptr<RegisteredLayout>> layout = make_layout(config, gpu_);
   if (!layout.ok()) return layout.status();
   std::lock_guard<std::mutex> lock(mutex_);
   if (layouts_.size() >= kMaxLayouts) {

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -57,10 +58,32 @@ void end_lookup(const NodeLookup& lookup, const absl::StatusOr<LookupAnswer>& an
   }
 }
 
+// Ends the keys that the tier in HBM has; answers the indices of the others. From the last key to
+// the first, so that a prefix loses its end before its beginning.
+std::vector<size_t> look_up_in_hbm(const ClientCore& core, Request& request,
+                                   const Precision& least) {
+  std::vector<size_t> missing;
+  for (size_t i = request.keys().size(); i-- > 0;) {
+    const std::optional<HbmBlock> found = core.find_in_hbm(request.keys()[i], least, 0);
+    if (!found.has_value()) {
+      missing.push_back(i);
+      continue;
+    }
+    KeyResult result;
+    result.tier = Tier::hbm;
+    result.encoded_bytes = found->slot->size_bytes();
+    result.precision = found->precision;
+    request.finish(i, std::move(result));
+  }
+  std::reverse(missing.begin(), missing.end());
+  return missing;
+}
+
 }  // namespace
 
 void start_lookup(const CorePtr& core, const RequestPtr& request, const RequestOptions& options) {
-  std::vector<std::vector<size_t>> groups = core->by_node(request->keys());
+  std::vector<std::vector<size_t>> groups =
+      core->by_node(request->keys(), look_up_in_hbm(*core, *request, options.least));
   for (size_t node = 0; node < groups.size(); ++node) {
     if (groups[node].empty()) continue;
     std::vector<BlockKey> keys;

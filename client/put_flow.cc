@@ -4,49 +4,13 @@
 // keeps a node that is away from costing any encoding. The offer of the put itself still decides:
 // a block that appeared in between is refused there and is a duplicate as well.
 
-#include <atomic>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "client/client_core.h"
+#include "client/put_window.h"
 
 namespace hadal {
 namespace {
-
-struct PutRequest {
-  CorePtr core;
-  RequestPtr request;
-  LayoutPtr layout;
-  std::vector<BlockPut> blocks;
-
-  uint64_t raw_bytes(size_t index) const {
-    if (layout->opaque()) return blocks[index].opaque.size();
-    return layout->config.layout.raw_bytes(blocks[index].token_count);
-  }
-  Precision precision() const {
-    if (layout->opaque()) return {Precision::kAllPlanes, Precision::kAllPlanes};
-    return layout->config.codec.precision();
-  }
-};
-using PutRequestPtr = std::shared_ptr<const PutRequest>;
-
-struct PutItem {
-  size_t index = 0;
-  StagingSlot slot;
-  uint32_t encoded_bytes = 0;
-  Precision precision;
-  bool non_finite = false;
-  bool ready = false;  // encoded, and the key goes on
-};
-
-// The blocks of one batch and node that got staging slots together: one message.
-struct PutWindow {
-  PutRequestPtr put;
-  size_t node = 0;
-  std::vector<PutItem> items;  // each written by the one codec thread that encodes it
-  std::atomic<size_t> to_encode{0};
-};
-using PutWindowPtr = std::shared_ptr<PutWindow>;
 
 struct SentItem {
   size_t index;
@@ -78,16 +42,16 @@ PutOffer make_offer(const PutRequest& put, const PutItem& item) {
   offer.key = routed.key;
   offer.bytes = item.encoded_bytes;
   offer.precision = item.precision;
-  offer.layout_hash = put.layout->layout_hash;
-  const BlockPut& block = put.blocks[item.index];
+  offer.layout_hash = put.layout().layout_hash;
+  const BlockPut& block = put.start.blocks[item.index];
   offer.first_token_index = block.first_token_index;
   offer.token_digest = block.token_digest;
-  if (block.parent.has_value()) offer.parent = put.layout->binder->bind(*block.parent);
+  if (block.parent.has_value()) offer.parent = put.layout().binder->bind(*block.parent);
   if (routed.route != routed.key) offer.route = routed.route;
   return offer;
 }
 
-// By the codec thread that encoded the last block of the window.
+// By the thread that encoded the last block of the window.
 void send_window(const PutWindowPtr& window) {
   const PutRequestPtr put = window->put;
   std::vector<PeerPut> puts;
@@ -114,18 +78,18 @@ void send_window(const PutWindowPtr& window) {
 }
 
 absl::Status encode_values(const PutRequest& put, PutItem& item) {
-  const BlockPut& block = put.blocks[item.index];
+  const BlockPut& block = put.start.blocks[item.index];
   EncodeRequest request;
   request.pages = block.pages;
   request.identity = {put.request->keys()[item.index].key, block.first_token_index};
   request.token_count = block.token_count;
-  absl::StatusOr<EncodeResult> result = put.layout->codec->encode(request, item.slot.bytes);
+  absl::StatusOr<EncodeResult> result = put.layout().codec->encode(request, item.slot.bytes);
   if (!result.ok()) return result.status();
   item.precision = put.precision();
   if (result->non_finite) {
     item.non_finite = true;
     item.precision = {Precision::kAllPlanes, Precision::kAllPlanes};
-    result = put.layout->codec->encode_raw(request, kBlockNonFinite, item.slot.bytes);
+    result = put.layout().codec->encode_raw(request, kBlockNonFinite, item.slot.bytes);
     if (!result.ok()) return result.status();
   }
   item.encoded_bytes = static_cast<uint32_t>(result->bytes);
@@ -133,8 +97,8 @@ absl::Status encode_values(const PutRequest& put, PutItem& item) {
 }
 
 absl::Status encode_item(const PutRequest& put, PutItem& item) {
-  if (!put.layout->opaque()) return encode_values(put, item);
-  const BlockPut& block = put.blocks[item.index];
+  if (!put.layout().opaque()) return encode_values(put, item);
+  const BlockPut& block = put.start.blocks[item.index];
   item.encoded_bytes = static_cast<uint32_t>(item.slot.bytes.size());
   item.precision = put.precision();
   return encode_opaque(block.opaque, {put.request->keys()[item.index].key, block.first_token_index},
@@ -153,7 +117,7 @@ void encode_task(const PutWindowPtr& window, size_t position) {
     }
   }
   if (!item.ready) item.slot = {};
-  if (window->to_encode.fetch_sub(1) == 1) send_window(window);
+  end_encoding(window);
 }
 
 class PutBatch final : public StagedWork {
@@ -166,8 +130,8 @@ class PutBatch final : public StagedWork {
     auto window = std::make_shared<PutWindow>();
     for (; next_ < indices_.size(); ++next_) {
       const size_t index = indices_[next_];
-      std::optional<StagingSlot> slot =
-          pool.acquire(put_staging_bytes(*put_->layout, put_->blocks[index]), StagingUse::put);
+      std::optional<StagingSlot> slot = pool.acquire(
+          put_staging_bytes(put_->layout(), put_->start.blocks[index]), StagingUse::put);
       if (!slot) break;
       PutItem item;
       item.index = index;
@@ -178,6 +142,10 @@ class PutBatch final : public StagedWork {
     window->put = put_;
     window->node = node_;
     window->to_encode = count;
+    if (put_->layout().gpu != nullptr) {
+      encode_on_gpu(window);
+      return next_ == indices_.size();
+    }
     for (size_t i = 0; i < count; ++i) {
       put_->core->workers->encode([window, i] { encode_task(window, i); },
                                   put_->request->priority());
@@ -207,7 +175,7 @@ void end_duplicate(const PutRequest& put, size_t index, const KeyAnswer& answer)
 bool is_duplicate(const PutRequest& put, size_t index, const KeyAnswer& stored) {
   return stored.state == BlockState::present &&
          makes_duplicate(stored.dropped_planes, stored.precision, put.precision()) &&
-         !are_other_tokens(stored.token_digest, put.blocks[index].token_digest);
+         !are_other_tokens(stored.token_digest, put.start.blocks[index].token_digest);
 }
 
 // The node's answer to which blocks it has.
@@ -233,14 +201,17 @@ void after_lookup(const PutRequestPtr& put, size_t node, const std::vector<size_
 
 }  // namespace
 
-void start_put(const CorePtr& core, const RequestPtr& request, LayoutPtr layout,
-               absl::Span<const BlockPut> blocks) {
+void end_encoding(const PutWindowPtr& window) {
+  if (window->to_encode.fetch_sub(1) == 1) send_window(window);
+}
+
+void start_put(const CorePtr& core, const RequestPtr& request, PutStart start) {
   auto put = std::make_shared<PutRequest>();
   put->core = core;
   put->request = request;
-  put->layout = std::move(layout);
-  put->blocks.assign(blocks.begin(), blocks.end());
-  std::vector<std::vector<size_t>> groups = core->by_node(request->keys());
+  put->start = std::move(start);
+  if (core->hbm) put->hbm_began = core->hbm->now();
+  std::vector<std::vector<size_t>> groups = core->by_node(request->keys(), all_indices(*request));
   for (size_t node = 0; node < groups.size(); ++node) {
     if (groups[node].empty()) continue;
     std::vector<BlockKey> keys;

@@ -26,6 +26,7 @@ namespace hadal {
 struct RoutedKey {
   BlockKey key;
   BlockKey route;
+  bool on_gpu = false;  // of a layout whose pages lie there: the tier in HBM may have it
 };
 
 enum class RequestKind : uint8_t { lookup, put, get };

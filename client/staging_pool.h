@@ -39,6 +39,8 @@ class StagingPool : public std::enable_shared_from_this<StagingPool> {
   std::optional<StagingSlot> acquire(size_t bytes, StagingUse use);
 
   size_t capacity_bytes() const { return memory_->bytes().size(); }
+  // All of it: for a GPU that shall read and write it too.
+  absl::Span<std::byte> memory() const { return memory_->bytes(); }
   size_t used_bytes() const;
 
   // Called, under the pool's lock, each time a slot comes back; nullptr ends it.

@@ -7,8 +7,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/../deploy/prepare.sh"
 # Built and run with AddressSanitizer and UBSan: what needs neither UCX nor a second process of ours.
 sanitized_targets=(
   common_test kernels_test
-  slab_allocator_test eviction_policy_test dram_store_test nvme_store_test
-  client_test client_bad_blocks_test client_priority_test client_request_test client_staging_pool_test
+  slab_allocator_test eviction_policy_test dram_store_test hbm_tier_test nvme_store_test
+  client_test client_bad_blocks_test client_gpu_test client_priority_test client_request_test
+  client_staging_pool_test
   message_codec_test block_protocol_test decode_fuzz_test
 )
 sanitized_dir="$build_dir/asan-ubsan"

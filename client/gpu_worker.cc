@@ -1,0 +1,273 @@
+#include "client/gpu_worker.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace hadal {
+namespace {
+
+constexpr auto kPollInterval = std::chrono::microseconds(20);
+constexpr uint64_t kAlignBytes = 64;
+// Whole and short blocks, with and without exact tokens, are four; short ones differ in length.
+constexpr uint32_t kShapesMax = kGpuJobBlocksMax;
+
+constexpr uint64_t aligned(uint64_t bytes) {
+  return (bytes + kAlignBytes - 1) / kAlignBytes * kAlignBytes;
+}
+
+std::array<cuda::SideStrides, 2> strides_of(const KvPages& pages) {
+  return {{{pages.key.token_stride_bytes, pages.key.head_stride_bytes},
+           {pages.value.token_stride_bytes, pages.value.head_stride_bytes}}};
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GpuJobCodec>> GpuJobCodec::create(Gpu& gpu, const KvLayout& layout,
+                                                                 const CodecSpec& spec) {
+  absl::StatusOr<std::unique_ptr<GpuCodec>> codec = gpu.make_codec(layout, spec);
+  if (!codec.ok()) return codec.status();
+  auto made = std::make_unique<GpuJobCodec>();
+  made->codec_ = *std::move(codec);
+  for (Memory& memory : made->memory_) {
+    memory.workspace_bytes = aligned(made->planner().workspace_bytes(kGpuJobBlocksMax, kShapesMax));
+    memory.pages_bytes = aligned(kGpuJobBlocksMax * layout.layer_count * 2 * sizeof(std::byte*));
+    const uint64_t bytes = memory.workspace_bytes + memory.pages_bytes;
+    absl::StatusOr<GpuMemory> device = gpu.allocate_device(bytes);
+    if (!device.ok()) return device.status();
+    absl::StatusOr<GpuMemory> pinned =
+        gpu.allocate_pinned(bytes + kGpuJobBlocksMax * sizeof(uint32_t));
+    if (!pinned.ok()) return pinned.status();
+    memory.device = *std::move(device);
+    memory.pinned = *std::move(pinned);
+  }
+  return made;
+}
+
+absl::StatusOr<std::shared_ptr<GpuLayout>> GpuLayout::create(std::shared_ptr<Gpu> gpu,
+                                                             const KvLayout& layout,
+                                                             const CodecSpec& spec) {
+  auto made = std::make_shared<GpuLayout>();
+  made->gpu_ = std::move(gpu);
+  made->layout_ = layout;
+  made->spec_ = spec;
+  absl::StatusOr<CodecSpec> raw = parse_codec("raw");
+  if (!raw.ok()) return raw.status();
+  absl::StatusOr<std::unique_ptr<GpuJobCodec>> own = GpuJobCodec::create(*made->gpu_, layout, spec);
+  if (!own.ok()) return own.status();
+  absl::StatusOr<std::unique_ptr<GpuJobCodec>> of_raw =
+      GpuJobCodec::create(*made->gpu_, layout, *raw);
+  if (!of_raw.ok()) return of_raw.status();
+  made->own_ = *std::move(own);
+  made->raw_ = *std::move(of_raw);
+  return made;
+}
+
+CodecSpec GpuLayout::spec_of(const EncodedBlock& block) const {
+  CodecSpec spec = block.codec();
+  if (spec.family == CodecFamily::raw) return spec;
+  // A block knows how many of its tokens are exact, and a codec how many a sequence begins with.
+  const BlockHeader& header = block.header();
+  const bool starts = header.first_token_index == 0;
+  if (!starts || spec.exact_tokens == std::min<uint32_t>(spec_.exact_tokens, header.token_count)) {
+    spec.exact_tokens = spec_.exact_tokens;
+  }
+  return spec;
+}
+
+absl::StatusOr<GpuJobCodec*> GpuLayout::codec_of(const CodecSpec& block) {
+  if (block.family == CodecFamily::raw) return raw_.get();
+  if (block.family != spec_.family || block.rotation_seed != spec_.rotation_seed ||
+      block.gaussian_projection != spec_.gaussian_projection) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("block has codec ", block.name(), "; this layout's is ", spec_.name()));
+  }
+  const auto name_of = [](const CodecSpec& spec) {
+    return absl::StrCat(spec.name(), " ", spec.key_offsets, " ", spec.exact_tokens);
+  };
+  const std::string name = name_of(block);
+  if (name == name_of(spec_)) return own_.get();
+  const std::lock_guard lock(mutex_);
+  if (const auto found = others_.find(name); found != others_.end()) return found->second.get();
+  if (others_.size() == kOtherCodecsMax) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("block has codec ", block.name(), ", one more than the ", kOtherCodecsMax,
+                     " beside this layout's own that are decoded on a GPU"));
+  }
+  absl::StatusOr<std::unique_ptr<GpuJobCodec>> codec = GpuJobCodec::create(*gpu_, layout_, block);
+  if (!codec.ok()) return codec.status();
+  return (others_[name] = *std::move(codec)).get();
+}
+
+// What a device that was given up may still use: kept to the end of the process.
+struct GpuWorker::Abandoned {
+  Streams streams;
+  std::deque<UnderWay> jobs;
+
+  static void keep(Abandoned abandoned) {
+    static std::mutex mutex;
+    static auto& kept = *new std::deque<Abandoned>;
+    const std::lock_guard lock(mutex);
+    kept.push_back(std::move(abandoned));
+  }
+};
+
+absl::StatusOr<std::unique_ptr<GpuWorker>> GpuWorker::create(Gpu& gpu, absl::Duration patience) {
+  absl::StatusOr<std::unique_ptr<GpuStream>> compute = gpu.make_stream();
+  if (!compute.ok()) return compute.status();
+  absl::StatusOr<std::unique_ptr<GpuStream>> copies = gpu.make_stream();
+  if (!copies.ok()) return copies.status();
+  Streams streams = {*std::move(compute), *std::move(copies)};
+  return std::unique_ptr<GpuWorker>(new GpuWorker(std::move(streams), patience));
+}
+
+GpuWorker::GpuWorker(Streams streams, absl::Duration patience)
+    : patience_(patience), streams_(std::move(streams)) {
+  thread_ = std::thread([this] { run(); });
+  pthread_setname_np(thread_.native_handle(), "hadal-gpu");
+}
+
+void GpuWorker::submit(Build build, Kind kind, Priority priority) {
+  const std::lock_guard lock(mutex_);
+  if (stopping_) return;
+  tasks_.emplace(std::make_tuple(priority_rank(priority), kind, submitted_++),
+                 Task{kind, std::move(build)});
+  wake_.notify_one();
+}
+
+void GpuWorker::run() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    if (!stopping_ && !tasks_.empty() && under_way_.size() < kGpuJobsUnderWay) {
+      Task task = std::move(tasks_.begin()->second);
+      tasks_.erase(tasks_.begin());
+      lock.unlock();
+      start(std::move(task));
+      lock.lock();
+    } else if (!under_way_.empty()) {
+      lock.unlock();
+      const bool ended = end_oldest();
+      lock.lock();
+      // Woken early by another job, which may be started meanwhile.
+      if (!ended && !stopping_) wake_.wait_for(lock, kPollInterval);
+    } else if (stopping_) {
+      return;
+    } else {
+      wake_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
+    }
+  }
+}
+
+void GpuWorker::start(Task task) {
+  GpuJob job = task.build();
+  if (job.blocks.empty()) return;
+  if (!broken_.ok()) return job.done(broken_, {});
+  UnderWay under_way;
+  under_way.memory = started_++ % kGpuJobsUnderWay;
+  under_way.since = absl::Now();
+  under_way.started = start_work(task.kind, job, job.codec->memory_[under_way.memory]);
+  under_way.job = std::move(job);
+  // After an error too: part of the work may be under way, in memory that must not go before.
+  absl::StatusOr<std::unique_ptr<GpuMark>> mark =
+      (task.kind == Kind::encode ? streams_.copies : streams_.compute)->mark();
+  under_way_.push_back(std::move(under_way));
+  if (!mark.ok()) return give_up(mark.status());
+  under_way_.back().mark = *std::move(mark);
+}
+
+absl::Status GpuWorker::start_work(Kind kind, const GpuJob& job,
+                                   const GpuJobCodec::Memory& memory) {
+  const KvLayout& layout = job.codec->planner().layout();
+  std::vector<cuda::Block> blocks;
+  std::byte** pages = memory.pages();
+  for (const GpuJobBlock& one : job.blocks) {
+    blocks.push_back(one.block);
+    for (int layer = 0; layer < layout.layer_count; ++layer) {
+      *pages++ = one.pages.key.layers[layer];
+      *pages++ = one.pages.value.layers[layer];
+    }
+  }
+  cuda::Batch batch;
+  batch.blocks = blocks;
+  batch.pages = reinterpret_cast<std::byte* const*>(memory.device_pages());
+  batch.strides = strides_of(job.blocks[0].pages);
+  batch.outcomes = memory.outcomes();
+  const GpuCodec& codec = *job.codec->codec_;
+  absl::Status status;
+  const auto copy_blocks = [&](bool to_staged) {
+    for (const GpuJobBlock& one : job.blocks) {
+      if (one.staged == nullptr || !status.ok()) continue;
+      std::byte* const encoded = one.block.encoded;
+      status = streams_.copies->copy(to_staged ? one.staged : encoded,
+                                     to_staged ? encoded : one.staged, one.block.encoded_bytes);
+    }
+  };
+  if (kind == Kind::decode) {
+    copy_blocks(false);
+    if (status.ok()) status = streams_.compute->follow(*streams_.copies);
+  }
+  if (status.ok() && job.ready != nullptr) status = streams_.compute->wait_for(job.ready);
+  if (status.ok()) {
+    status = streams_.compute->copy(
+        memory.device_pages(), reinterpret_cast<std::byte*>(memory.pages()), memory.pages_bytes);
+  }
+  if (!status.ok()) return status;
+  if (kind == Kind::decode) return codec.decode(batch, memory.workspace(), *streams_.compute);
+  status = codec.encode(batch, memory.workspace(), *streams_.compute);
+  // After an error too: the mark of this job is behind all of its work.
+  const absl::Status followed = streams_.copies->follow(*streams_.compute);
+  if (status.ok()) status = followed;
+  if (status.ok()) copy_blocks(true);
+  return status;
+}
+
+// Whether the oldest job has ended.
+bool GpuWorker::end_oldest() {
+  UnderWay& oldest = under_way_.front();
+  const absl::StatusOr<bool> reached = oldest.mark->reached();
+  if (!reached.ok()) {
+    give_up(reached.status());
+    return true;
+  }
+  if (!*reached) {
+    if (absl::Now() - oldest.since < patience_) return false;
+    give_up(absl::DeadlineExceededError(
+        absl::StrCat("a job took more than ", absl::FormatDuration(patience_))));
+    return true;
+  }
+  const UnderWay ended = std::move(oldest);
+  under_way_.pop_front();
+  const uint32_t* outcomes = ended.job.codec->memory_[ended.memory].outcomes();
+  ended.job.done(ended.started, absl::MakeConstSpan(outcomes, ended.job.blocks.size()));
+  return true;
+}
+
+void GpuWorker::give_up(const absl::Status& why) {
+  broken_ = absl::UnavailableError(absl::StrCat("the GPU was given up: ", why.message()));
+  for (; !under_way_.empty(); under_way_.pop_front()) {
+    under_way_.front().job.done(broken_, {});
+    abandoned_.push_back(std::move(under_way_.front()));
+  }
+}
+
+bool GpuWorker::stop() {
+  decltype(tasks_) dropped;  // destroyed outside the lock: tasks own slots
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    dropped.swap(tasks_);
+    wake_.notify_all();
+  }
+  if (thread_.joinable()) thread_.join();
+  if (broken_.ok()) return true;
+  // Destructors would wait for the device, and free what it may still use.
+  if (streams_.compute) Abandoned::keep({std::move(streams_), std::move(abandoned_)});
+  return false;
+}
+
+}  // namespace hadal
