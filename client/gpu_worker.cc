@@ -213,8 +213,9 @@ absl::Status GpuWorker::start_work(Kind kind, const GpuJob& job,
   }
   if (status.ok() && job.ready != nullptr) status = streams_.compute->wait_for(job.ready);
   if (status.ok()) {
-    status = streams_.compute->copy(
-        memory.device_pages(), reinterpret_cast<std::byte*>(memory.pages()), memory.pages_bytes);
+    auto* const table = reinterpret_cast<std::byte*>(memory.pages());
+    const auto bytes = static_cast<uint64_t>(reinterpret_cast<std::byte*>(pages) - table);
+    status = streams_.compute->copy(memory.device_pages(), table, bytes);
   }
   if (!status.ok()) return status;
   if (kind == Kind::decode) return codec.decode(batch, memory.workspace(), *streams_.compute);

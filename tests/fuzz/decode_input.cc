@@ -197,7 +197,7 @@ void decode_fuzz_input(const uint8_t* bytes, size_t size) {
   if (!plan.ok()) fail(absl::StrCat("a codec's own shape is refused: ", plan.status().ToString()));
   int dropped = input.byte() % 4 == 0 ? input.byte() % 16 : 0;
   const uint8_t choice = input.byte();
-  const bool damaged = choice % 2 == 0, compared = choice % 8 < 2;
+  const bool damaged = choice % 2 == 0, compared = choice % 16 < 2;
   Input for_damage(bytes, size);
   std::vector<std::byte> block = sealed_block(*plan, input);
   if (dropped > 0) {  // cut where a store would cut
