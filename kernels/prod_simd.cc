@@ -1,5 +1,5 @@
-// TurboQuant-prod and QJL with Google Highway, of orthogonal projections; Gaussian ones are the
-// reference's. Compiled once for every instruction set; the best one is chosen at run time.
+// TurboQuant-prod and QJL with Google Highway. Compiled once for every instruction set; the best
+// one is chosen at run time.
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/prod_simd.cc"
@@ -27,6 +27,41 @@ void DecodeProjected(const DecodeRun& run) {
 }
 #else
 
+// Columns of 16 bits, two to a register: what a Gaussian matrix is multiplied with.
+class ColumnPairs {
+ public:
+  // Of values 2k and 2k + 1, whose upper 16 bits are left out.
+  HWY_INLINE void set(int k, V32 even, V32 odd) {
+    const V16 upper = hn::BitCast(I16(), hn::ShiftLeft<16>(odd));
+    pairs_[k] = hn::OddEven(upper, hn::BitCast(I16(), even));
+  }
+
+  // To column i of `sums` row i of a matrix times the columns, head_dim of each, in 32 bits.
+  void add_products(const std::vector<int16_t>& matrix, int head_dim,
+                    V32* HWY_RESTRICT sums) const {
+    for (int first = 0; first < head_dim; first += kRows) {
+      const int16_t* const rows = matrix.data() + first * head_dim;
+      V32 of_rows[kRows];
+      for (int row = 0; row < kRows; ++row) of_rows[row] = sums[first + row];
+      for (int k = 0; k < head_dim / 2; ++k) {
+        const V16 pair = pairs_[k];
+#pragma GCC unroll 4
+        for (int row = 0; row < kRows; ++row) {
+          int32_t entries;
+          std::memcpy(&entries, rows + row * head_dim + 2 * k, sizeof(entries));
+          const V16 weights = hn::BitCast(I16(), hn::Set(I32(), entries));
+          of_rows[row] = hn::Add(of_rows[row], multiply_pairs(pair, weights));
+        }
+      }
+      for (int row = 0; row < kRows; ++row) sums[first + row] = of_rows[row];
+    }
+  }
+
+ private:
+  static constexpr int kRows = 4;  // that share what is read of the columns
+  V16 pairs_[kColumnsMax / 2];
+};
+
 // Encodes one run, kLanes tokens at a time.
 class ColumnEncoder {
  public:
@@ -51,9 +86,9 @@ class ColumnEncoder {
       write_norms(token);
       source_.rotate(length_, integers_);
       if (run_.tables != nullptr) write_indices(token);
-      rotate_columns(integers_, run_.projection->rotation);
+      const V32* const coordinates = project();
       for (int i = 0; i < run_.head_dim; ++i) {
-        bits_.set(i, hn::Gt(integers_[i], hn::Set(I32(), -1)));
+        bits_.set(i, hn::Gt(coordinates[i], hn::Set(I32(), -1)));
       }
       write_bits(run_.plane_count - 1, token);
     }
@@ -118,13 +153,46 @@ class ColumnEncoder {
     }
   }
 
+  // Columns with the signs of P e, where e is in integers_.
+  const V32* project() {
+    const Projection& projection = *run_.projection;
+    if (projection.is_gaussian()) return project_gaussian(projection.gaussian);
+    rotate_columns(integers_, projection.rotation);
+    return integers_;
+  }
+
+  // P e in units of 2^18, of QJL 2^9, rounded down: its sign is that of P e. e is taken in digits
+  // of 9 bits, the last one signed, from the lowest on; what a digit's sums have above 9 bits is
+  // carried to the next.
+  //
+  // Residuals are below 2^30 / sqrt(d), so 2^27, and QJL's coordinates below 2^15. So no digit is
+  // above 2^9, no sum with a row of P above 2^30.5, and no carry above 2^22: 31 bits hold all.
+  const V32* project_gaussian(const std::vector<int16_t>& matrix) {
+    constexpr int kDigitBits = 9;
+    const int digits = run_.tables != nullptr ? 3 : 2;
+    std::fill_n(sums_, run_.head_dim, hn::Zero(I32()));
+    for (int digit = 0; digit < digits; ++digit) {
+      const V32 mask = hn::Set(I32(), digit + 1 < digits ? (1 << kDigitBits) - 1 : -1);
+      for (int i = 0; i < run_.head_dim; i += 2) {
+        pairs_.set(i / 2, hn::And(integers_[i], mask), hn::And(integers_[i + 1], mask));
+      }
+      for (int i = 0; i < run_.head_dim; ++i) {
+        integers_[i] = hn::ShiftRight<kDigitBits>(integers_[i]);
+        sums_[i] = hn::ShiftRight<kDigitBits>(sums_[i]);
+      }
+      pairs_.add_products(matrix, run_.head_dim, sums_);
+    }
+    return sums_;
+  }
+
   const EncodeRun& run_;
   ColumnSource source_;
   float length_ = 0, residual_length_ = 0;
   bool finite_ = true;
   ColumnTable thresholds_, centroids_;
   ColumnBits bits_;
-  V32 integers_[kColumnsMax], indices_[kColumnsMax];
+  V32 integers_[kColumnsMax], indices_[kColumnsMax], sums_[kColumnsMax];
+  ColumnPairs pairs_;
 };
 
 // Decodes one run, whose correction or signs are there.
@@ -153,16 +221,29 @@ class ColumnDecoder {
   void read_signs(uint32_t token) {
     const F32 d;
     bits_.read(run_, run_.plane_count - 1, token);
-    for (int i = 0; i < run_.head_dim; ++i) {
-      integers_[i] = hn::IfThenElse(bits_.get(i), hn::Set(I32(), 1), hn::Set(I32(), -1));
-    }
-    rotate_columns_back(integers_, run_.projection->rotation, false);
+    project_back();
     rotate_columns_back(integers_, *run_.rotation, false);
     const uint16_t* scalars = run_.tables != nullptr ? run_.residual_norms : run_.norms;
     const VF scale =
         hn::Mul(lengths_of(scalars, token, run_.token_count), hn::Set(d, units_.signs));
     for (int i = 0; i < run_.head_dim; ++i) {
       values_[i] = hn::Mul(hn::ConvertTo(d, integers_[i]), scale);
+    }
+  }
+
+  // P^T t, with t the signs.
+  void project_back() {
+    const Projection& projection = *run_.projection;
+    const auto sign = [&](int i) HWY_ATTR {
+      return hn::IfThenElse(bits_.get(i), hn::Set(I32(), 1), hn::Set(I32(), -1));
+    };
+    if (projection.is_gaussian()) {
+      for (int i = 0; i < run_.head_dim; i += 2) pairs_.set(i / 2, sign(i), sign(i + 1));
+      std::fill_n(integers_, run_.head_dim, hn::Zero(I32()));
+      pairs_.add_products(projection.gaussian_transposed, run_.head_dim, integers_);
+    } else {
+      for (int i = 0; i < run_.head_dim; ++i) integers_[i] = sign(i);
+      rotate_columns_back(integers_, projection.rotation, false);
     }
   }
 
@@ -186,6 +267,7 @@ class ColumnDecoder {
   RowBuffer rows_;
   VF values_[kColumnsMax];
   V32 integers_[kColumnsMax];
+  ColumnPairs pairs_;
 };
 
 bool EncodeProjected(const EncodeRun& run) { return encode_columns<ColumnEncoder>(run); }
@@ -204,30 +286,17 @@ HWY_EXPORT(DecodeProjected);
 
 namespace {
 
-bool encode_projected(const EncodeRun& run, EncodeRunFunction reference) {
-  if (run.projection->is_gaussian()) return reference(run);
-  return HWY_DYNAMIC_DISPATCH(EncodeProjected)(run);
-}
-void decode_projected(const DecodeRun& run, DecodeRunFunction reference) {
-  if (run.projection->is_gaussian()) return reference(run);
-  HWY_DYNAMIC_DISPATCH(DecodeProjected)(run);
+bool encode_projected(const EncodeRun& run) { return HWY_DYNAMIC_DISPATCH(EncodeProjected)(run); }
+void decode_projected(const DecodeRun& run) { HWY_DYNAMIC_DISPATCH(DecodeProjected)(run); }
+void decode_prod(const DecodeRun& run) {
+  if (run.residual_norms == nullptr) return simd_vector_codec().decode(run);
+  decode_projected(run);
 }
 
 }  // namespace
 
-VectorCodec simd_prod_codec() {
-  return {[](const EncodeRun& run) { return encode_projected(run, reference_prod_codec().encode); },
-          [](const DecodeRun& run) {
-            if (run.residual_norms == nullptr) return simd_vector_codec().decode(run);
-            decode_projected(run, reference_prod_codec().decode);
-          },
-          simd_score_run};
-}
-VectorCodec simd_qjl_codec() {
-  return {[](const EncodeRun& run) { return encode_projected(run, reference_qjl_codec().encode); },
-          [](const DecodeRun& run) { decode_projected(run, reference_qjl_codec().decode); },
-          simd_score_run};
-}
+VectorCodec simd_prod_codec() { return {encode_projected, decode_prod, simd_score_run}; }
+VectorCodec simd_qjl_codec() { return {encode_projected, decode_projected, simd_score_run}; }
 
 }  // namespace hadal
 #endif  // HWY_ONCE

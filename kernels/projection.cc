@@ -40,6 +40,15 @@ std::vector<int16_t> gaussian_matrix(int head_dim, uint64_t seed) {
   return matrix;
 }
 
+std::vector<int16_t> transposed(int head_dim, const std::vector<int16_t>& matrix) {
+  std::vector<int16_t> columns;
+  columns.reserve(matrix.size());
+  for (int column = 0; column < head_dim; ++column) {
+    for (int row = 0; row < head_dim; ++row) columns.push_back(matrix[row * head_dim + column]);
+  }
+  return columns;
+}
+
 }  // namespace
 
 absl::StatusOr<Projection> Projection::create(int head_dim, uint64_t rotation_seed,
@@ -52,6 +61,7 @@ absl::StatusOr<Projection> Projection::create(int head_dim, uint64_t rotation_se
   projection.head_dim = head_dim;
   if (is_gaussian) {
     projection.gaussian = gaussian_matrix(head_dim, seed);
+    projection.gaussian_transposed = transposed(head_dim, projection.gaussian);
   } else {
     projection.rotation = *std::move(rotation);
   }

@@ -21,8 +21,10 @@ struct Projection {
   int head_dim = 0;
   // Orthogonal, P P^T = head_dim: a randomised Hadamard with signs of its own.
   Rotation rotation;
-  // Else N(0, 1) times kGaussianOne, rows first; empty where P is orthogonal.
+  // Else N(0, 1) times kGaussianOne, rows first; empty where P is orthogonal. Magnitudes of a row
+  // add up to less than 2^21.5, since 4096 sqrt(2 / pi) is the mean of one.
   std::vector<int16_t> gaussian;
+  std::vector<int16_t> gaussian_transposed;
 
   bool is_gaussian() const { return !gaussian.empty(); }
 
