@@ -35,5 +35,9 @@ HADAL_HOST_DEVICE T load_bytes(const std::byte* at) {
   for (size_t i = 0; i < sizeof(T); ++i) value |= static_cast<T>(at[i]) << (8 * i);
   return value;
 }
+template <typename T>
+HADAL_HOST_DEVICE void store_bytes(std::byte* at, T value) {
+  for (size_t i = 0; i < sizeof(T); ++i) at[i] = static_cast<std::byte>(value >> (8 * i));
+}
 
 }  // namespace hadal

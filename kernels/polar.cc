@@ -76,37 +76,23 @@ PolarScale::PolarScale(int head_dim) {
 }
 
 void write_polar_words(const PolarWords* runs, int run_count, std::byte* words) {
-  std::byte* packed = words + 5 * run_count;
-  uint32_t pending = 0;
-  int pending_bits = 0;
+  std::byte* const packed = words + 5 * run_count;
   for (int i = 0; i < run_count; ++i) {
     std::memcpy(words + 4 * i, &runs[i].level1, 4);
     words[4 * run_count + i] = static_cast<std::byte>(runs[i].level2);
-    pending |= uint32_t{runs[i].level34} << pending_bits;
-    pending_bits += 6;
-    if (pending_bits >= 8) {
-      *packed++ = static_cast<std::byte>(pending);
-      pending >>= 8;
-      pending_bits -= 8;
-    }
   }
-  if (pending_bits > 0) *packed = static_cast<std::byte>(pending);
+  for (int i = 0; i < polar_packed_bytes(run_count); ++i) {
+    const int first = polar_packed_run(i), next = first + 1;
+    packed[i] =
+        polar_packed_byte(i, runs[first].level34, next < run_count ? runs[next].level34 : 0u);
+  }
 }
 
 void read_polar_words(const std::byte* words, int run_count, PolarWords* runs) {
-  const std::byte* packed = words + 5 * run_count;
-  uint32_t pending = 0;
-  int pending_bits = 0;
   for (int i = 0; i < run_count; ++i) {
     std::memcpy(&runs[i].level1, words + 4 * i, 4);
     runs[i].level2 = static_cast<uint8_t>(words[4 * run_count + i]);
-    if (pending_bits < 6) {
-      pending |= static_cast<uint32_t>(*packed++) << pending_bits;
-      pending_bits += 8;
-    }
-    runs[i].level34 = pending & 0x3fu;
-    pending >>= 6;
-    pending_bits -= 6;
+    runs[i].level34 = polar_unpacked(words + 5 * run_count, i);
   }
 }
 

@@ -51,8 +51,6 @@ struct PolarColumns {
   }
 };
 
-constexpr int code_bits(int level) { return level == 1 ? 4 : 2; }
-
 // Encodes one run, kLanes tokens at a time.
 class PolarEncoder {
  public:
@@ -89,7 +87,7 @@ class PolarEncoder {
     const VF tangent = tangents_[kLevel];
 #pragma GCC unroll 8
     for (int i = 0; i < kPairs; ++i) {
-      const V32 unit = hn::Set(d, 1 << (kBit + code_bits(kLevel) * i));
+      const V32 unit = hn::Set(d, 1 << (kBit + polar_code_bits(kLevel) * i));
       const auto where = [&](auto reached) HWY_ATTR {
         return hn::IfThenElseZero(hn::RebindMask(d, reached), unit);
       };
@@ -208,7 +206,7 @@ class PolarDecoder {
     const I32 d;
 #pragma GCC unroll 8
     for (int i = (kPolarRun >> kLevel) - 1; i >= 0; --i) {
-      const V32 code = hn::ShiftRightSame(codes, kBit + code_bits(kLevel) * i);
+      const V32 code = hn::ShiftRightSame(codes, kBit + polar_code_bits(kLevel) * i);
       const auto index = hn::IndicesFromVec(d, hn::And(code, hn::Set(d, kPolarAngles - 1)));
       const V16 radius = hn::BitCast(I16(), radii[i]);
       // Neither is negative: upper halves stay 0.

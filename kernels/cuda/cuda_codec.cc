@@ -46,9 +46,10 @@ FamilyKernels kernels_of(const CodecSpec& spec) {
       return e4m3_kernels();
     case CodecFamily::fp8_e5m2:
       return e5m2_kernels();
+    case CodecFamily::polar:
+      return polar_kernels();
     case CodecFamily::turboquant_prod:
     case CodecFamily::qjl:
-    case CodecFamily::polar:
     case CodecFamily::tqe:
       break;
   }

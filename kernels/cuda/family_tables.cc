@@ -15,10 +15,10 @@ constexpr bool has_kernels(const CodecSpec& spec) {
     case CodecFamily::turboquant_mse:
     case CodecFamily::fp8_e4m3:
     case CodecFamily::fp8_e5m2:
+    case CodecFamily::polar:
       return true;
     case CodecFamily::turboquant_prod:
     case CodecFamily::qjl:
-    case CodecFamily::polar:
     case CodecFamily::tqe:
       return false;
   }
@@ -53,6 +53,10 @@ bool is_used(const KvLayout& layout, const CodecSpec& spec, Side side, int plane
 void add_tables(const CodecSpec& spec, int head_dim, int planes, FamilyTables& tables) {
   VectorScales scales;
   scales.input_length = static_cast<float>(encoded_deviation(head_dim));
+  if (spec.family == CodecFamily::polar) {
+    scales.polar = PolarScale(head_dim);
+    scales.input_length = scales.polar.encoded_length;
+  }
   if (const int bits = codebook_bits(spec.family, planes); bits != 0) {
     const CodeTables& codes = tables.codes.emplace_back(CodeTables::make(bits, head_dim));
     scales.input_length = static_cast<float>(codes.input_scale << codes.input_shift);
@@ -69,6 +73,7 @@ absl::StatusOr<FamilyTables> FamilyTables::make(const KvLayout& layout, const Co
         absl::StrCat("codec ", spec.name(), " has no kernels for GPUs; use kAvB or raw"));
   }
   if (!is_rotated(spec.family)) return tables;
+  if (spec.family == CodecFamily::polar) tables.polar = {polar_tables()};
   for (Side side : {Side::key, Side::value}) {
     const auto head_dim = static_cast<int>(side_head_dim(layout, side));
     const auto number = static_cast<uint8_t>(side);

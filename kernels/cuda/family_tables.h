@@ -17,7 +17,8 @@ struct FamilyTables {
   std::array<RotationBits, 2> rotations = {};    // by side; of families that rotate
   std::array<RotationBits, 2> projections = {};  // by side; of families that project
   std::vector<VectorScales> scales;
-  std::vector<CodeTables> codes;  // of the same indices, or none
+  std::vector<CodeTables> codes;   // of the same indices, or none
+  std::vector<PolarTables> polar;  // one, of PolarQuant
   // Indices by side and planes.
   std::array<std::array<uint8_t, limits::kBitsMax + 1>, 2> index = {};
 

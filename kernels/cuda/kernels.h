@@ -30,5 +30,6 @@ FamilyKernels raw_kernels();
 FamilyKernels mse_kernels();
 FamilyKernels e4m3_kernels();
 FamilyKernels e5m2_kernels();
+FamilyKernels polar_kernels();
 
 }  // namespace hadal::cuda

@@ -12,6 +12,7 @@
 #include "common/limits.h"
 #include "kernels/codebook.h"
 #include "kernels/host_device.h"
+#include "kernels/polar.h"
 #include "kernels/projection.h"
 
 namespace hadal::cuda {
@@ -31,6 +32,7 @@ struct VectorScales {
   float input_length = 0;     // of a vector's integers before they are rotated
   float residual_length = 0;  // of TurboQuant-prod: residual_length()
   ProductUnits units;         // of TurboQuant-prod and QJL
+  PolarScale polar;           // of PolarQuant
 };
 
 // Where a (side, layer group) lies in a block, in bytes from its start.
@@ -83,6 +85,7 @@ struct Launch {
   const RotationBits* projections = nullptr;  // the same, of families that project
   const VectorScales* scales = nullptr;
   const CodeTables* tables = nullptr;
+  const PolarTables* polar = nullptr;  // of PolarQuant
   const BlockForm* forms = nullptr;
   const BlockEntry* entries = nullptr;  // by block
   BlockProgress* progress = nullptr;    // by block; 0 at first

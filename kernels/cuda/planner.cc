@@ -17,8 +17,8 @@ constexpr absl::string_view kSideNames[] = {"K", "V"};
 
 // Parts of the workspace, in bytes from its start.
 struct Parts {
-  uint64_t rotations, projections, scales, codes, forms, entries, progress, outcomes, copied_end,
-      cell_sums, end;
+  uint64_t rotations, projections, scales, codes, polar, forms, entries, progress, outcomes,
+      copied_end, cell_sums, end;
 };
 
 Parts parts_of(uint64_t block_count, uint64_t form_count, const FamilyTables& tables) {
@@ -33,6 +33,7 @@ Parts parts_of(uint64_t block_count, uint64_t form_count, const FamilyTables& ta
   parts.projections = part(sizeof(tables.projections));
   parts.scales = part(tables.scales.size() * sizeof(VectorScales));
   parts.codes = part(tables.codes.size() * sizeof(CodeTables));
+  parts.polar = part(tables.polar.size() * sizeof(PolarTables));
   parts.forms = part(form_count * sizeof(BlockForm));
   parts.entries = part(block_count * sizeof(BlockEntry));
   parts.progress = part(block_count * sizeof(BlockProgress));
@@ -305,6 +306,7 @@ absl::StatusOr<PlannedWork> Planner::plan(const Batch& batch, const Workspace& w
   copy(parts.projections, tables_.projections);
   copy(parts.scales, tables_.scales);
   copy(parts.codes, tables_.codes);
+  copy(parts.polar, tables_.polar);
   copy(parts.forms, *forms);
   copy(parts.entries, entries);
   std::memset(host + parts.progress, 0, parts.copied_end - parts.progress);
@@ -316,6 +318,7 @@ absl::StatusOr<PlannedWork> Planner::plan(const Batch& batch, const Workspace& w
   launch.projections = reinterpret_cast<const RotationBits*>(device + parts.projections);
   launch.scales = reinterpret_cast<const VectorScales*>(device + parts.scales);
   launch.tables = reinterpret_cast<const CodeTables*>(device + parts.codes);
+  launch.polar = reinterpret_cast<const PolarTables*>(device + parts.polar);
   launch.forms = reinterpret_cast<const BlockForm*>(device + parts.forms);
   launch.entries = reinterpret_cast<const BlockEntry*>(device + parts.entries);
   launch.progress = reinterpret_cast<BlockProgress*>(device + parts.progress);

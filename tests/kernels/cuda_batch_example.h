@@ -12,6 +12,7 @@
 #include "kernels/cuda/head_dims.h"
 #include "kernels/cuda/mse_family.h"
 #include "kernels/cuda/planner.h"
+#include "kernels/cuda/polar_family.h"
 #include "kernels/cuda/raw_body.h"
 #include "tests/kernels/cuda_host_executor.h"
 #include "tests/kernels/kv_example.h"
@@ -198,6 +199,8 @@ inline HostKernels host_kernels(const CodecSpec& spec) {
       return host_fp8_kernels<CodecFamily::fp8_e4m3>();
     case CodecFamily::fp8_e5m2:
       return host_fp8_kernels<CodecFamily::fp8_e5m2>();
+    case CodecFamily::polar:
+      return host_kernels_of<PolarFamily>();
     default:
       ADD_FAILURE() << spec.name() << " has no kernels";
       return {};
