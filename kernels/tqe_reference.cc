@@ -1,9 +1,8 @@
 // The entropy-coded trellis quantiser in plain loops, one vector at a time.
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstring>
+#include <cstdlib>
 #include <vector>
 
 #include "kernels/reference_math.h"
@@ -12,91 +11,18 @@
 namespace hadal {
 namespace {
 
-// A value of a coset and what it costs.
-struct Choice {
-  int32_t value, cost;
-};
-
-// The nearest value of 8 Z + 2 coset + 1.
-Choice nearest(int coset, int32_t target) {
-  constexpr int32_t kPeriod = 8 * kTqeUnit;
-  const int32_t offset = (2 * coset + 1) * kTqeUnit;
-  const int32_t multiple = (target - offset + kPeriod / 2) >> (kTqeUnitBits + 3);
-  const int32_t error = target - offset - multiple * kPeriod;
-  const int32_t quotient = multiple < 0 ? -multiple - 1 : multiple;
-  return {8 * multiple + 2 * coset + 1, error * error + kTqeQuotientCost * quotient};
-}
-
-// Viterbi's metrics of one value: of all states, and which predecessor of theirs was better.
-using Metrics = std::array<int32_t, kTqeStates>;
-
-// The coset that values take between two states; the later one's bit 0 is the input.
-int coset_between(uint32_t state, uint32_t input) {
-  const uint32_t low = state >> 1 & 1u;
-  const uint32_t high = (input ^ state ^ state >> 1 ^ state >> 2) & 1u;
-  return static_cast<int>(2 * high + low);
-}
-
-// Of the two states that lead to `next` the one whose oldest input is 1 or, if not, 0.
-uint32_t predecessor(uint32_t next, uint32_t oldest) { return next >> 1 | oldest << 2; }
-
-}  // namespace
-
-void quantise_tqe(const int32_t* targets, int head_dim, int32_t* values) {
-  std::vector<std::array<Choice, kTqeCosets>> choices(head_dim);
-  std::vector<std::array<uint32_t, kTqeStates>> oldest(head_dim);
-  Metrics metrics;
-  metrics.fill(kTqeBarred);
-  metrics[0] = 0;
-  for (int i = 0; i < head_dim; ++i) {
-    for (int coset = 0; coset < kTqeCosets; ++coset) choices[i][coset] = nearest(coset, targets[i]);
-    Metrics next;
-    for (uint32_t state = 0; state < kTqeStates; ++state) {
-      const auto through = [&](uint32_t bit) {
-        const uint32_t before = predecessor(state, bit);
-        return metrics[before] + choices[i][coset_between(before, state & 1u)].cost;
-      };
-      oldest[i][state] = through(1) < through(0);
-      next[state] = through(oldest[i][state]);
-    }
-    metrics = next;
-  }
-  // The first of the best.
-  auto state =
-      static_cast<uint32_t>(std::min_element(metrics.begin(), metrics.end()) - metrics.begin());
-  for (int i = head_dim - 1; i >= 0; --i) {
-    const uint32_t before = predecessor(state, oldest[i][state]);
-    values[i] = choices[i][coset_between(before, state & 1u)].value;
-    state = before;
-  }
-}
-
-namespace {
-
-void encode_words(const std::vector<int32_t>& rotated, std::byte* slot) {
-  const auto head_dim = static_cast<int>(rotated.size());
-  uint32_t magnitudes = 0;
-  for (const int32_t value : rotated) magnitudes += static_cast<uint32_t>(std::abs(value));
-  std::vector<int32_t> targets(head_dim), values(head_dim);
-  TqeSearch search(head_dim, magnitudes);
-  while (!search.done()) {
-    for (int i = 0; i < head_dim; ++i) {
-      targets[i] = (rotated[i] * search.multiplier() + (1 << 14)) >> 15;
-    }
-    quantise_tqe(targets.data(), head_dim, values.data());
-    const int32_t quotients = tqe_quotients(values.data(), head_dim);
-    if (search.fits(quotients)) write_tqe_slot(values.data(), head_dim, slot);
-    search.advance(quotients);
-  }
-}
-
 bool encode_vector(const EncodeRun& run, uint32_t token, std::vector<float>& values) {
   const float norm = reference::write_norm(run, token, values);
   if (std::isnan(norm)) return false;
   const auto length = static_cast<float>(encoded_deviation(run.head_dim));
   const float scale = norm > 0 ? length / norm : 0.0f;
-  encode_words(reference::rotated(*run.rotation, scale, values),
-               run.planes[0] + size_t{token} * (run.head_dim / 2));
+  const std::vector<int32_t> integers = reference::rotated(*run.rotation, scale, values);
+  const std::vector<int16_t> rotated(integers.begin(), integers.end());
+  std::vector<uint8_t> cosets(run.head_dim);
+  uint32_t magnitudes = 0;
+  for (const int32_t value : integers) magnitudes += static_cast<uint32_t>(std::abs(value));
+  encode_tqe_slot({run.head_dim, rotated.data(), cosets.data()}, magnitudes,
+                  run.planes[0] + size_t{token} * (run.head_dim / 2));
   return true;
 }
 

@@ -48,9 +48,10 @@ FamilyKernels kernels_of(const CodecSpec& spec) {
       return e5m2_kernels();
     case CodecFamily::polar:
       return polar_kernels();
+    case CodecFamily::tqe:
+      return tqe_kernels();
     case CodecFamily::turboquant_prod:
     case CodecFamily::qjl:
-    case CodecFamily::tqe:
       break;
   }
   return {};

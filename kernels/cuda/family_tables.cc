@@ -16,10 +16,10 @@ constexpr bool has_kernels(const CodecSpec& spec) {
     case CodecFamily::fp8_e4m3:
     case CodecFamily::fp8_e5m2:
     case CodecFamily::polar:
+    case CodecFamily::tqe:
       return true;
     case CodecFamily::turboquant_prod:
     case CodecFamily::qjl:
-    case CodecFamily::tqe:
       return false;
   }
   return false;

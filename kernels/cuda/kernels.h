@@ -31,5 +31,6 @@ FamilyKernels mse_kernels();
 FamilyKernels e4m3_kernels();
 FamilyKernels e5m2_kernels();
 FamilyKernels polar_kernels();
+FamilyKernels tqe_kernels();
 
 }  // namespace hadal::cuda

@@ -14,6 +14,7 @@
 #include "kernels/cuda/planner.h"
 #include "kernels/cuda/polar_family.h"
 #include "kernels/cuda/raw_body.h"
+#include "kernels/cuda/tqe_family.h"
 #include "tests/kernels/cuda_host_executor.h"
 #include "tests/kernels/kv_example.h"
 
@@ -201,6 +202,8 @@ inline HostKernels host_kernels(const CodecSpec& spec) {
       return host_fp8_kernels<CodecFamily::fp8_e5m2>();
     case CodecFamily::polar:
       return host_kernels_of<PolarFamily>();
+    case CodecFamily::tqe:
+      return host_kernels_of<TqeFamily>();
     default:
       ADD_FAILURE() << spec.name() << " has no kernels";
       return {};

@@ -64,7 +64,7 @@ TEST(VectorMath, HalvesAreThoseOfTheCompiler) {
 }
 
 // Codecs that have kernels, but raw. The bits of kAvB are random.
-constexpr const char* kCodecs[] = {"kAvB", "e4m3", "e5m2", "polar"};
+constexpr const char* kCodecs[] = {"kAvB", "e4m3", "e5m2", "polar", "tqe"};
 
 class CudaBodies : public ::testing::TestWithParam<const char*> {};
 

@@ -129,7 +129,14 @@ TEST(TqeQuantiser, FindsTheBestOfAllPaths) {
       }
       least = std::min(least, cost_of(targets, values));
     }
-    quantise_tqe(targets.data(), kCount, values.data());
+    uint8_t cosets[kCount];
+    const int32_t quotients = find_tqe_path(targets, kCount, cosets);
+    int32_t found = 0;
+    for (int i = 0; i < kCount; ++i) {
+      values[i] = nearest_tqe_value(targets[i], cosets[i]).value;
+      found += std::abs(values[i]) / 8;
+    }
+    EXPECT_EQ(quotients, found);
     EXPECT_EQ(cost_of(targets, values), least);
   }
 }
