@@ -208,10 +208,9 @@ std::vector<Case> all_cases() {
   }
   cases.push_back({"k4v4", 128, DType::bf16, CodecBackend::reference, 0});
   for (const char* codec : {"raw", "k8v8", "k5v4", "k3v3", "k3v2", "k2v2", "k1v1", "k4v4-prod",
-                            "qjl", "polar", "tqe", "e4m3", "e5m2"}) {
+                            "k4v4-prodg", "qjl", "qjlg", "polar", "tqe", "e4m3", "e5m2"}) {
     cases.push_back({codec, 128, DType::bf16, CodecBackend::cpu, best});
   }
-  // The reference is all that Gaussian projections have.
   for (const char* codec : {"k4v4-prod", "k4v4-prodg", "qjl", "qjlg", "polar", "tqe", "e4m3"}) {
     cases.push_back({codec, 128, DType::bf16, CodecBackend::reference, 0});
   }

@@ -240,7 +240,9 @@ int run(int argc, char** argv) {
   report.set("device", std::string(properties.name));
   cudaStream_t stream = nullptr;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
-  for (const char* name : {"k4v4", "k5v4", "k8v8", "k3v2", "raw"}) measure(name, stream, report);
+  for (const char* name : {"k4v4", "k5v4", "k8v8", "k3v2", "e4m3", "k4v4-prod", "k4v4-prodg", "qjl",
+                           "polar", "tqe", "raw"})
+    measure(name, stream, report);
 #if defined(HADAL_HAVE_CUBLAS)
   measure_gemm(stream, report);
 #else
