@@ -187,6 +187,12 @@ HADAL_HOST_DEVICE void quantise(const Values<float, kCount>& x, float scale, uin
   }
 }
 
+// Times the diagonal: value i is negated where bit i of `signs` is set.
+HADAL_HOST_DEVICE uint32_t with_sign(uint32_t value, uint32_t signs, int i) {
+  const uint32_t negative = 0u - (signs >> i & 1u);  // all ones
+  return (value ^ negative) - negative;
+}
+
 // Butterflies of strides from kFirst up to below kEnd.
 template <int kFirst, int kEnd, int kCount>
 HADAL_HOST_DEVICE void butterflies(Values<uint32_t, kCount>& y) {
@@ -261,10 +267,7 @@ template <int kCount>
 HADAL_HOST_DEVICE void dequantise(const Values<uint32_t, kCount>& y, float scale, uint32_t signs,
                                   Values<float, kCount>& x) {
   HADAL_UNROLL
-  for (int i = 0; i < kCount; ++i) {
-    const uint32_t negative = 0u - (signs >> i & 1u);  // negated where all ones
-    x[i] = float_of((y[i] ^ negative) - negative) * scale;
-  }
+  for (int i = 0; i < kCount; ++i) x[i] = float_of(with_sign(y[i], signs, i)) * scale;
 }
 
 }  // namespace hadal

@@ -42,6 +42,9 @@ FamilyKernels kernels_of(const CodecSpec& spec) {
       return raw_kernels();
     case CodecFamily::turboquant_mse:
       return mse_kernels();
+    case CodecFamily::turboquant_prod:
+    case CodecFamily::qjl:
+      return spec.gaussian_projection ? prod_gaussian_kernels() : prod_kernels();
     case CodecFamily::fp8_e4m3:
       return e4m3_kernels();
     case CodecFamily::fp8_e5m2:
@@ -50,9 +53,6 @@ FamilyKernels kernels_of(const CodecSpec& spec) {
       return polar_kernels();
     case CodecFamily::tqe:
       return tqe_kernels();
-    case CodecFamily::turboquant_prod:
-    case CodecFamily::qjl:
-      break;
   }
   return {};
 }

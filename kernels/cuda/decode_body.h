@@ -120,6 +120,18 @@ struct DecodeVectors {
 // A stored norm, without its flag.
 HADAL_HOST_DEVICE float length_of(uint32_t stored) { return bf16_to_float(stored & 0x7fffu); }
 
+// The first scalar, with its flag.
+template <int kHeadDim>
+HADAL_HOST_DEVICE uint32_t load_norm(const Run& run, const TokenShare<kHeadDim>& share) {
+  return load_aligned<uint16_t>(run.encoded + run.place->norms + share.vector * sizeof(uint16_t));
+}
+
+// Matched norm: x' = |x| R^T z / |z|.
+template <int kHeadDim>
+HADAL_HOST_DEVICE float matched_scale(uint32_t stored_norm, const WordSum& squares) {
+  return length_of(stored_norm) / sqrtf(static_cast<float>(squares.sum) * float{kHeadDim});
+}
+
 // Adds the mean key where the stored norm says that it was removed, and stores vectors.
 template <int kHeadDim, typename Executor>
 HADAL_HOST_DEVICE void store_vectors(Executor& executor, const OffsetRows<kHeadDim>& offsets,

@@ -9,22 +9,6 @@
 namespace hadal::cuda {
 namespace {
 
-constexpr bool has_kernels(const CodecSpec& spec) {
-  switch (spec.family) {
-    case CodecFamily::raw:
-    case CodecFamily::turboquant_mse:
-    case CodecFamily::fp8_e4m3:
-    case CodecFamily::fp8_e5m2:
-    case CodecFamily::polar:
-    case CodecFamily::tqe:
-      return true;
-    case CodecFamily::turboquant_prod:
-    case CodecFamily::qjl:
-      return false;
-  }
-  return false;
-}
-
 RotationBits bits_of(const Rotation& rotation) {
   RotationBits bits = {};
   for (int i = 0; i < rotation.head_dim; ++i) {
@@ -64,14 +48,21 @@ void add_tables(const CodecSpec& spec, int head_dim, int planes, FamilyTables& t
   tables.scales.push_back(scales);
 }
 
+// Of the tables added last.
+void add_products(const Projection& projection, FamilyTables& tables) {
+  VectorScales& scales = tables.scales.back();
+  if (tables.codes.empty()) {
+    scales.units = product_units(projection, nullptr);
+    return;
+  }
+  scales.residual_length = residual_length(tables.codes.back(), projection.head_dim);
+  scales.units = product_units(projection, &tables.codes.back());
+}
+
 }  // namespace
 
 absl::StatusOr<FamilyTables> FamilyTables::make(const KvLayout& layout, const CodecSpec& spec) {
   FamilyTables tables;
-  if (!has_kernels(spec)) {
-    return absl::UnimplementedError(
-        absl::StrCat("codec ", spec.name(), " has no kernels for GPUs; use kAvB or raw"));
-  }
   if (!is_rotated(spec.family)) return tables;
   if (spec.family == CodecFamily::polar) tables.polar = {polar_tables()};
   for (Side side : {Side::key, Side::value}) {
@@ -85,10 +76,17 @@ absl::StatusOr<FamilyTables> FamilyTables::make(const KvLayout& layout, const Co
                        ", for which no kernels are made for GPUs; use codec raw"));
     }
     tables.rotations[number] = bits_of(*rotation);
+    Projection projection;
+    if (is_projected(spec.family)) {
+      projection = *Projection::create(head_dim, spec.rotation_seed, spec.gaussian_projection);
+      tables.projections[number] = bits_of(projection.rotation);
+      tables.gaussians[number] = projection.gaussian;
+    }
     for (int planes = 1; planes <= limits::kBitsMax; ++planes) {
       if (!is_used(layout, spec, side, planes)) continue;
       tables.index[number][planes] = static_cast<uint8_t>(tables.scales.size());
       add_tables(spec, head_dim, planes, tables);
+      if (is_projected(spec.family)) add_products(projection, tables);
     }
   }
   return tables;

@@ -14,8 +14,9 @@
 namespace hadal::cuda {
 
 struct FamilyTables {
-  std::array<RotationBits, 2> rotations = {};    // by side; of families that rotate
-  std::array<RotationBits, 2> projections = {};  // by side; of families that project
+  std::array<RotationBits, 2> rotations = {};     // by side; of families that rotate
+  std::array<RotationBits, 2> projections = {};   // by side; of families that project
+  std::array<std::vector<int16_t>, 2> gaussians;  // in place of those of Gaussian projections
   std::vector<VectorScales> scales;
   std::vector<CodeTables> codes;   // of the same indices, or none
   std::vector<PolarTables> polar;  // one, of PolarQuant
@@ -23,7 +24,7 @@ struct FamilyTables {
   std::array<std::array<uint8_t, limits::kBitsMax + 1>, 2> index = {};
 
   // Of a layout and a codec that are valid. InvalidArgument where a head_dim has no rotation or
-  // no kernels, Unimplemented where the family has none.
+  // no kernels.
   static absl::StatusOr<FamilyTables> make(const KvLayout& layout, const CodecSpec& spec);
 };
 

@@ -28,6 +28,8 @@ cudaError_t start_verify(const KernelStart& start);
 
 FamilyKernels raw_kernels();
 FamilyKernels mse_kernels();
+FamilyKernels prod_kernels();  // of TurboQuant-prod and QJL
+FamilyKernels prod_gaussian_kernels();
 FamilyKernels e4m3_kernels();
 FamilyKernels e5m2_kernels();
 FamilyKernels polar_kernels();

@@ -83,6 +83,8 @@ struct BlockProgress {
 struct Launch {
   const RotationBits* rotations = nullptr;    // by side
   const RotationBits* projections = nullptr;  // the same, of families that project
+  // In place of those where projections are Gaussian: by side, rows first.
+  std::array<const int16_t*, 2> gaussians = {};
   const VectorScales* scales = nullptr;
   const CodeTables* tables = nullptr;
   const PolarTables* polar = nullptr;  // of PolarQuant

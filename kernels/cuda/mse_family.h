@@ -50,6 +50,32 @@ HADAL_HOST_DEVICE uint32_t load_word(const Run& run, const TokenShare<kHeadDim>&
                                                             share.word_offset());
 }
 
+// What threads have of vectors that are decoded from centroids.
+template <int kHeadDim, typename Executor>
+struct CentroidVectors : DecodeVectors<kHeadDim, Executor> {
+  int planes;                                            // that indices are read from
+  typename Executor::template Private<WordSum> squares;  // of a vector's centroids
+};
+
+// Reads centroids; y becomes R^T z but for the diagonal. `kNarrow`: as rotate_back().
+template <bool kNarrow, typename Executor, typename Shared, int kHeadDim>
+HADAL_HOST_DEVICE void decode_centroids(Executor& executor, Shared& shared, const Run& run,
+                                        CentroidVectors<kHeadDim, Executor>& vectors) {
+  constexpr int kParts = VectorShare<kHeadDim>::kParts;
+  const int planes = vectors.planes;
+  executor.each([&](int thread) {
+    const TokenShare<kHeadDim> share(run, thread);
+    auto& y = vectors.y[thread];
+    y = {};
+    for (int plane = 0; plane < planes; ++plane) append_plane(load_word(run, share, plane), y);
+    vectors.squares[thread].sum = look_up(shared.family.values, y);
+  });
+  add_parts<kParts>(executor, vectors.squares);
+  share_first<kParts>(executor, vectors.squares);
+  rotate_back<kHeadDim, kNarrow>(executor, shared.rotation, run.launch->rotations[run.side],
+                                 vectors.y);
+}
+
 template <int kDim>
 struct MseFamily {
   static constexpr int kHeadDim = kDim;
@@ -107,29 +133,14 @@ struct MseFamily {
                                                cuda::DecodeShared<MseFamily>& shared,
                                                const Run& run) {
     const RotationBits& rotation = run.launch->rotations[run.side];
-    const int planes = planes_of(run);
-    DecodeVectors<kHeadDim, Executor> vectors;
-    typename Executor::template Private<WordSum> squares;
+    CentroidVectors<kHeadDim, Executor> vectors;
+    vectors.planes = planes_of(run);
+    decode_centroids<kNarrow>(executor, shared, run, vectors);
     executor.each([&](int thread) {
       const TokenShare<kHeadDim> share(run, thread);
-      auto& y = vectors.y[thread];
-      y = {};
-      for (int plane = 0; plane < planes; ++plane) append_plane(load_word(run, share, plane), y);
-      squares[thread].sum = look_up(shared.family.values, y);
-    });
-    add_parts<Share::kParts>(executor, squares);
-    share_first<Share::kParts>(executor, squares);
-    rotate_back<kHeadDim, kNarrow>(executor, shared.rotation, rotation, vectors.y);
-    executor.each([&](int thread) {
-      const TokenShare<kHeadDim> share(run, thread);
-      const uint32_t stored =
-          load_aligned<uint16_t>(run.encoded + run.place->norms + share.vector * sizeof(uint16_t));
-      vectors.stored_norm[thread] = stored;
-      // Matched norm: x' = |x| R^T z / |z|.
-      const float scale =
-          length_of(stored) / sqrtf(static_cast<float>(squares[thread].sum) * float{kHeadDim});
-      dequantise(vectors.y[thread], scale, signs_of(rotation, share.part * Share::kValues),
-                 vectors.x[thread]);
+      const uint32_t stored = vectors.stored_norm[thread] = load_norm(run, share);
+      dequantise(vectors.y[thread], matched_scale<kHeadDim>(stored, vectors.squares[thread]),
+                 signs_of(rotation, share.part * Share::kValues), vectors.x[thread]);
     });
     store_vectors(executor, shared.offsets, run, vectors);
   }

@@ -17,8 +17,9 @@ constexpr absl::string_view kSideNames[] = {"K", "V"};
 
 // Parts of the workspace, in bytes from its start.
 struct Parts {
-  uint64_t rotations, projections, scales, codes, polar, forms, entries, progress, outcomes,
-      copied_end, cell_sums, end;
+  uint64_t rotations, projections;
+  std::array<uint64_t, 2> gaussians;
+  uint64_t scales, codes, polar, forms, entries, progress, outcomes, copied_end, cell_sums, end;
 };
 
 Parts parts_of(uint64_t block_count, uint64_t form_count, const FamilyTables& tables) {
@@ -31,6 +32,9 @@ Parts parts_of(uint64_t block_count, uint64_t form_count, const FamilyTables& ta
   Parts parts = {};
   parts.rotations = part(sizeof(tables.rotations));
   parts.projections = part(sizeof(tables.projections));
+  for (int side = 0; side < 2; ++side) {
+    parts.gaussians[side] = part(tables.gaussians[side].size() * sizeof(int16_t));
+  }
   parts.scales = part(tables.scales.size() * sizeof(VectorScales));
   parts.codes = part(tables.codes.size() * sizeof(CodeTables));
   parts.polar = part(tables.polar.size() * sizeof(PolarTables));
@@ -304,6 +308,7 @@ absl::StatusOr<PlannedWork> Planner::plan(const Batch& batch, const Workspace& w
   };
   copy(parts.rotations, tables_.rotations);
   copy(parts.projections, tables_.projections);
+  for (int side = 0; side < 2; ++side) copy(parts.gaussians[side], tables_.gaussians[side]);
   copy(parts.scales, tables_.scales);
   copy(parts.codes, tables_.codes);
   copy(parts.polar, tables_.polar);
@@ -316,6 +321,9 @@ absl::StatusOr<PlannedWork> Planner::plan(const Batch& batch, const Workspace& w
   Launch& launch = work.launch;
   launch.rotations = reinterpret_cast<const RotationBits*>(device + parts.rotations);
   launch.projections = reinterpret_cast<const RotationBits*>(device + parts.projections);
+  for (int side = 0; side < 2; ++side) {
+    launch.gaussians[side] = reinterpret_cast<const int16_t*>(device + parts.gaussians[side]);
+  }
   launch.scales = reinterpret_cast<const VectorScales*>(device + parts.scales);
   launch.tables = reinterpret_cast<const CodeTables*>(device + parts.codes);
   launch.polar = reinterpret_cast<const PolarTables*>(device + parts.polar);

@@ -31,8 +31,7 @@ struct PlannedWork {
 // Immutable, thread safe.
 class Planner {
  public:
-  // InvalidArgument where Codec::create would answer it; Unimplemented for families that have no
-  // kernels here.
+  // InvalidArgument where Codec::create would answer it, and for head_dims that have no kernels.
   static absl::StatusOr<Planner> create(const KvLayout& layout, const CodecSpec& spec);
 
   // Blocks have a shape each: how many tokens, and how many of them exact.

@@ -103,14 +103,10 @@ struct TqeFamily {
     rotate_back<kHeadDim, true>(executor, shared.rotation, rotation, vectors.y);
     executor.each([&](int thread) {
       const TokenShare<kHeadDim> share(run, thread);
-      const uint32_t stored =
-          load_aligned<uint16_t>(run.encoded + run.place->norms + share.vector * sizeof(uint16_t));
-      vectors.stored_norm[thread] = stored;
-      const float norm = length_of((stored & 0x7fffu) < kTqeNormMax ? stored : kTqeNormMax);
-      // Matched norm: x' = |x| R^T z / |z|.
-      const float scale = norm / sqrtf(static_cast<float>(squares[thread].sum) * float{kHeadDim});
-      dequantise(vectors.y[thread], scale, signs_of(rotation, share.part * Share::kValues),
-                 vectors.x[thread]);
+      const uint32_t stored = vectors.stored_norm[thread] = load_norm(run, share);
+      const uint32_t norm = (stored & 0x7fffu) < kTqeNormMax ? stored : kTqeNormMax;
+      dequantise(vectors.y[thread], matched_scale<kHeadDim>(norm, squares[thread]),
+                 signs_of(rotation, share.part * Share::kValues), vectors.x[thread]);
     });
     store_vectors(executor, shared.offsets, run, vectors);
   }

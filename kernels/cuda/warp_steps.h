@@ -96,13 +96,10 @@ struct CoreScratch {
   uint32_t values[ThreadPlace<kHeadDim>::kVectors][kHeadDim + 1];
 };
 
-// C y, or its transpose where that is given by `rows`, whose bits are set for -1.
 template <int kHeadDim, typename Executor, typename T>
-HADAL_HOST_DEVICE void multiply_core(Executor& executor, CoreScratch<kHeadDim>& scratch,
-                                     const std::array<uint64_t, kCoreOrderMax>& rows, T& y) {
+HADAL_HOST_DEVICE void leave_values(Executor& executor, CoreScratch<kHeadDim>& scratch, T& y) {
   using Share = VectorShare<kHeadDim>;
-  constexpr int kInner = Share::kInner, kRows = Share::kValues / kInner;
-  executor.warp_barrier();
+  executor.warp_barrier();  // what was left before has been read
   executor.each([&](int thread) {
     const ThreadPlace<kHeadDim> place(thread);
     if (!place.active) return;
@@ -112,6 +109,15 @@ HADAL_HOST_DEVICE void multiply_core(Executor& executor, CoreScratch<kHeadDim>& 
     }
   });
   executor.warp_barrier();
+}
+
+// C y, or its transpose where that is given by `rows`, whose bits are set for -1.
+template <int kHeadDim, typename Executor, typename T>
+HADAL_HOST_DEVICE void multiply_core(Executor& executor, CoreScratch<kHeadDim>& scratch,
+                                     const std::array<uint64_t, kCoreOrderMax>& rows, T& y) {
+  using Share = VectorShare<kHeadDim>;
+  constexpr int kInner = Share::kInner, kRows = Share::kValues / kInner;
+  leave_values(executor, scratch, y);
   executor.each([&](int thread) {
     const ThreadPlace<kHeadDim> place(thread);
     uint64_t signs[kRows];

@@ -127,7 +127,7 @@ class GpuTest : public ::testing::Test {
 
 // Both ways between pages on a GPU and in host memory: one form, whoever encoded it.
 TEST_F(GpuTest, BlocksAreThoseOfTheHost) {
-  for (const char* codec : {"k5v4", "k3v2", "raw", "e4m3", "e5m2"}) {
+  for (const char* codec : {"k5v4", "k3v2", "raw", "e4m3", "k4v3-prod", "qjlg", "polar", "tqe"}) {
     SCOPED_TRACE(codec);
     make_client(kHbmBytes, 128u << 20);
     const LayoutId on_gpu = register_layout(codec, true), on_host = register_layout(codec, false);

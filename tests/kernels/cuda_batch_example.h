@@ -13,6 +13,7 @@
 #include "kernels/cuda/mse_family.h"
 #include "kernels/cuda/planner.h"
 #include "kernels/cuda/polar_family.h"
+#include "kernels/cuda/prod_family.h"
 #include "kernels/cuda/raw_body.h"
 #include "kernels/cuda/tqe_family.h"
 #include "tests/kernels/cuda_host_executor.h"
@@ -196,6 +197,10 @@ inline HostKernels host_kernels(const CodecSpec& spec) {
       return host_raw_kernels();
     case CodecFamily::turboquant_mse:
       return host_kernels_of<MseFamily>();
+    case CodecFamily::turboquant_prod:
+    case CodecFamily::qjl:
+      return spec.gaussian_projection ? host_kernels_of<GaussianProdFamily>()
+                                      : host_kernels_of<ProdFamily>();
     case CodecFamily::fp8_e4m3:
       return host_fp8_kernels<CodecFamily::fp8_e4m3>();
     case CodecFamily::fp8_e5m2:

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/ usr / bin / env python3
 """Says which machine code a library of kernels has, and fails where an architecture is missing.
 
 cuda_cubins_test.py LIBRARY ARCHITECTURE...: reads the fat binaries themselves, so it needs no tools of CUDA.
