@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "kernels/cuda/cuda_codec.h"
+#include "kernels/cuda/cuda_gpu.h"
 #include "tests/kernels/cuda_batch_example.h"
 
 namespace hadal::cuda {
@@ -178,6 +179,59 @@ TEST(CudaDevice, DamagedBlocksAreSaidAndTheirPagesStay) {
   for (uint64_t i = half; i < 2 * half; ++i) {
     ASSERT_EQ(source.values.data()[i], std::byte{0x77});
   }
+}
+
+// As the client uses a GPU: pages of device memory, blocks that are copied on another stream.
+TEST(CudaGpu, StreamsFollowEachOther) {
+  EXPECT_EQ(make_gpu({.device = 4096}).status().code(), absl::StatusCode::kNotFound);
+  const auto gpu = make_gpu({});
+  ASSERT_TRUE(gpu.ok()) << gpu.status();
+  const KvLayout layout = example_layout(DType::bf16, 128, 128, 64);
+  const auto codec = (*gpu)->make_codec(layout, CodecSpec()).value();
+  DeviceBatch batch(*CudaCodec::create(layout, CodecSpec()), 3);
+  batch.fill_normal();
+  const auto compute = (*gpu)->make_stream().value(), copies = (*gpu)->make_stream().value();
+  const uint64_t bytes = batch.encoded.size();
+  const GpuMemory device = (*gpu)->allocate_device(bytes).value();
+  const GpuMemory pinned = (*gpu)->allocate_pinned(bytes).value();
+  const auto move_blocks = [&](std::byte* to) {
+    for (size_t i = 0; i < batch.blocks.size(); ++i) {
+      batch.blocks[i].encoded = to + i * batch.stride_bytes;
+    }
+  };
+  const auto finish = [](GpuStream& stream) {
+    const auto mark = stream.mark().value();
+    while (!mark->reached().value()) continue;
+  };
+  ASSERT_TRUE(codec->encode(batch.batch, batch.work.workspace, *compute).ok());
+  finish(*compute);
+  const std::vector<std::byte> expected(batch.encoded.data(), batch.encoded.data() + bytes);
+  move_blocks(device.get());
+  ASSERT_TRUE(codec->encode(batch.batch, batch.work.workspace, *compute).ok());
+  ASSERT_TRUE(copies->follow(*compute).ok());
+  ASSERT_TRUE(copies->copy(pinned.get(), device.get(), bytes).ok());
+  finish(*copies);
+  for (size_t i = 0; i < batch.blocks.size(); ++i) {
+    const uint64_t block_bytes = codec->planner().block_bytes(batch.blocks[i]).value();
+    EXPECT_EQ(std::memcmp(pinned.get() + i * batch.stride_bytes,
+                          expected.data() + i * batch.stride_bytes, block_bytes),
+              0);
+  }
+  std::memset(batch.values.data(), 0x77, batch.values.size());
+  move_blocks(pinned.get());
+  ASSERT_TRUE(codec->decode(batch.batch, batch.work.workspace, *compute).ok());
+  finish(*compute);
+  const std::vector<std::byte> by_host_memory(batch.values.data(),
+                                              batch.values.data() + batch.values.size());
+  std::memset(batch.values.data(), 0x77, batch.values.size());
+  move_blocks(device.get());
+  ASSERT_TRUE(codec->decode(batch.batch, batch.work.workspace, *compute).ok());
+  finish(*compute);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(batch.batch.outcomes[i], code(Outcome::ok));
+  EXPECT_EQ(std::memcmp(batch.values.data(), by_host_memory.data(), by_host_memory.size()), 0);
+  std::vector<std::byte> own(1 << 20);
+  EXPECT_TRUE((*gpu)->pin(absl::MakeSpan(own)).ok());
+  (*gpu)->unpin(absl::MakeSpan(own));
 }
 
 }  // namespace
