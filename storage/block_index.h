@@ -18,9 +18,9 @@
 
 #include "absl/status/status.h"
 #include "common/block_ops.h"
-#include "storage/slot_tier.h"
 #include "storage/eviction_policy.h"
 #include "storage/nvme_tier.h"
+#include "storage/slot_tier.h"
 
 namespace hadal {
 

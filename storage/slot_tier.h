@@ -1,8 +1,8 @@
 #pragma once
 
-// An addressable medium, host memory or a GPU's: reserves room in a slab, and gives it back when the
-// last holder lets go. Mechanism only: it knows no keys, no order of eviction, and never touches
-// the slab.
+// An addressable medium, host memory or a GPU's: reserves room in a slab, and gives it back when
+// the last holder lets go. Mechanism only: it knows no keys, no order of eviction, and never
+// touches the slab.
 //
 // Threads: any. Ownership: the slab is the caller's; a SlotBlock keeps its tier alive, so blocks
 // may outlive the store (but not the slab).

@@ -13,10 +13,10 @@
 #include "common/encoded_block.h"
 #include "common/limits.h"
 #include "storage/block_index.h"
-#include "storage/slot_tier.h"
 #include "storage/eviction_policy.h"
 #include "storage/lease_table.h"
 #include "storage/nvme_tier.h"
+#include "storage/slot_tier.h"
 
 namespace hadal {
 namespace {
