@@ -40,10 +40,12 @@ void HbmTier::commit(const BlockKey& key, HbmBlock block) {
   const std::lock_guard lock(mutex_);
   const auto found = index_.find(key);
   if (found != index_.end()) {
-    const HbmBlock& stored = found->second->block;
-    const bool stays = makes_duplicate(stored.dropped_planes, stored.precision, block.precision) &&
-                       !are_other_tokens(stored.token_digest, block.token_digest);
-    if (stays) return;
+    HbmBlock& stored = found->second->block;
+    if (stored.precision.satisfies(block.precision) &&
+        !are_other_tokens(stored.token_digest, block.token_digest)) {
+      if (stored.token_digest == 0) stored.token_digest = block.token_digest;
+      return;
+    }
     order_.erase(found->second);
     index_.erase(found);
   }
@@ -57,9 +59,8 @@ std::optional<HbmBlock> HbmTier::find(const BlockKey& key, const Precision& leas
   const auto found = index_.find(key);
   if (found == index_.end()) return std::nullopt;
   const HbmBlock& block = found->second->block;
-  if (!block.precision.satisfies(least) || are_other_tokens(block.token_digest, token_digest)) {
-    return std::nullopt;
-  }
+  if (!block.precision.satisfies(least)) return std::nullopt;
+  if (token_digest != 0 && block.token_digest != token_digest) return std::nullopt;
   order_.splice(order_.begin(), order_, found->second);
   found->second->touched = ++now_;
   ++hits_;

@@ -53,11 +53,12 @@ class HbmTier {
   // and does not push its own blocks out. Null where that is not enough.
   std::shared_ptr<SlotBlock> reserve(uint32_t bytes, uint64_t began);
 
-  // From now on it is found. A block of the key that is at least as precise stays instead.
+  // From now on it is found. A block of the key that is at least as precise stays instead, and
+  // learns of the new one's tokens.
   void commit(const BlockKey& key, HbmBlock block);
 
-  // Holds and touches; nothing where the block is less precise than `least`, or known to be of
-  // other tokens.
+  // Holds and touches; nothing where the block is less precise than `least`, or not known to be of
+  // these tokens: its node may know.
   std::optional<HbmBlock> find(const BlockKey& key, const Precision& least, uint64_t token_digest);
 
   // What a reader found damaged: only if the key still has that one.

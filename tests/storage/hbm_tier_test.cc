@@ -60,6 +60,19 @@ TEST_F(HbmTierTest, FindsWhatWasCommittedAndNothingElse) {
   EXPECT_EQ(tier_.stats().hits, 2u);
 }
 
+TEST_F(HbmTierTest, TokensThatAreNotKnownAreTheNodesBusiness) {
+  ASSERT_TRUE(put(1));
+  EXPECT_TRUE(find(1).has_value());
+  EXPECT_FALSE(find(1, {}, 5).has_value());
+  HbmBlock known;
+  known.slot = tier_.reserve(kGranule, tier_.now());
+  known.precision = {5, 4};
+  known.token_digest = 5;
+  tier_.commit(key_of(1), std::move(known));
+  EXPECT_TRUE(find(1, {}, 5).has_value());
+  EXPECT_FALSE(find(1, {}, 6).has_value());
+}
+
 TEST_F(HbmTierTest, TheLeastRecentlyUsedGoesFirst) {
   for (int i = 0; i < 8; ++i) ASSERT_TRUE(put(i));
   EXPECT_EQ(tier_.stats().evicted_blocks, 0u);
@@ -121,6 +134,12 @@ TEST_F(HbmTierTest, AMorePreciseBlockReplacesALessPreciseOne) {
   ASSERT_TRUE(put(1, {4, 4}));
   EXPECT_EQ(find(1)->precision, (Precision{5, 4}));
   EXPECT_EQ(tier_.stats().blocks, 1u);
+  HbmBlock dropped;  // as precise, though it lacks a plane that the other never had
+  dropped.slot = tier_.reserve(kGranule, tier_.now());
+  dropped.precision = {5, 3};
+  dropped.dropped_planes = 1;
+  tier_.commit(key_of(1), std::move(dropped));
+  EXPECT_EQ(find(1)->precision, (Precision{5, 4}));
   // A reader of the first one finds it damaged: the one that took its place stays.
   tier_.remove(key_of(1), first->slot);
   EXPECT_TRUE(find(1).has_value());
