@@ -35,8 +35,7 @@ class GpuStream {
  public:
   virtual ~GpuStream() = default;  // waits for its work
 
-  // What follows begins after the caller's event, or after all that `other` has got so far.
-  virtual absl::Status wait_for(cudaEvent_t event) = 0;
+  // What comes after this begins after all that `other` has got so far.
   virtual absl::Status follow(GpuStream& other) = 0;
 
   // Between memory of the device and pinned memory, either way.
@@ -59,6 +58,13 @@ class GpuCodec {
 class Gpu {
  public:
   virtual ~Gpu() = default;
+
+  // Once, by a thread that will work with this GPU and nothing else of the kind. A thread of an
+  // engine need not, if its device is this one.
+  virtual absl::Status adopt_thread() = 0;
+
+  // Whether all work before an engine's event is done. InvalidArgument where it is no event.
+  virtual absl::StatusOr<bool> happened(cudaEvent_t event) = 0;
 
   // Both at a multiple of 256.
   virtual absl::StatusOr<GpuMemory> allocate_device(uint64_t bytes) = 0;

@@ -10,23 +10,32 @@
 namespace hadal::cuda {
 namespace {
 
+// The runtime remembers a thread's last error: taken back, since it is handled here and the thread
+// may be an engine's.
+void forget_error() { (void)cudaGetLastError(); }
+
 absl::Status status_of(cudaError_t error, absl::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();
+  forget_error();
   return absl::InternalError(absl::StrCat(what, ": ", cudaGetErrorString(error)));
 }
 
-// The runtime's calls are about the device that a thread has chosen; threads here are not CUDA's.
+// The runtime's calls are about the device that a thread has chosen. To choose one makes a context
+// on it, so nothing is chosen, nor chosen back, where it is this one already.
 class OnDevice {
  public:
-  explicit OnDevice(int device) {
+  explicit OnDevice(int device) : device_(device) {
     if (cudaGetDevice(&before_) != cudaSuccess) before_ = device;
-    cudaSetDevice(device);
+    if (before_ != device_) cudaSetDevice(device_);
   }
-  ~OnDevice() { cudaSetDevice(before_); }
+  ~OnDevice() {
+    if (before_ != device_) cudaSetDevice(before_);
+  }
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
 
  private:
+  const int device_;
   int before_ = 0;
 };
 
@@ -61,7 +70,10 @@ class CudaMark final : public GpuMark {
   explicit CudaMark(std::unique_ptr<Event> event) : event_(std::move(event)) {}
   absl::StatusOr<bool> reached() const override {
     const cudaError_t error = cudaEventQuery(event_->get());
-    if (error == cudaErrorNotReady) return false;
+    if (error == cudaErrorNotReady) {
+      forget_error();
+      return false;
+    }
     if (absl::Status status = status_of(error, "work on the device"); !status.ok()) return status;
     return true;
   }
@@ -78,16 +90,13 @@ class CudaStream final : public GpuStream {
     cudaStreamDestroy(stream_);
   }
 
-  absl::Status wait_for(cudaEvent_t event) override {
-    const OnDevice on(device_);
-    return status_of(cudaStreamWaitEvent(stream_, event, 0), "waiting for an event");
-  }
   absl::Status follow(GpuStream& other) override {
     Event event(device_);
     absl::Status status = event.record(static_cast<CudaStream&>(other).stream_);
+    if (!status.ok()) return status;
+    const OnDevice on(device_);
     // The device keeps what it needs of an event that is destroyed.
-    if (status.ok()) status = wait_for(event.get());
-    return status;
+    return status_of(cudaStreamWaitEvent(stream_, event.get(), 0), "waiting for an event");
   }
   absl::Status copy(std::byte* to, const std::byte* from, uint64_t bytes) override {
     const OnDevice on(device_);
@@ -134,26 +143,51 @@ class CudaGpu final : public Gpu {
   CudaGpu(const GpuOptions& options, std::string name)
       : options_(options), name_(std::move(name)) {}
 
+  absl::Status adopt_thread() override {
+    absl::Status status = status_of(cudaSetDevice(options_.device), "choosing the device");
+    // Queries of this thread must not end, nor be refused by, what another thread captures.
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    if (status.ok()) status = status_of(cudaThreadExchangeStreamCaptureMode(&mode), "capture mode");
+    return status;
+  }
+  absl::StatusOr<bool> happened(cudaEvent_t event) override {
+    const OnDevice on(options_.device);
+    const cudaError_t error = cudaEventQuery(event);
+    if (error == cudaSuccess) return true;
+    forget_error();
+    if (error == cudaErrorNotReady) return false;
+    return absl::InvalidArgumentError(
+        absl::StrCat("ready is no event of this device: ", cudaGetErrorString(error)));
+  }
+
   absl::StatusOr<GpuMemory> allocate_device(uint64_t bytes) override {
     const OnDevice on(options_.device);
     void* memory = nullptr;
     if (const cudaError_t error = cudaMalloc(&memory, bytes); error != cudaSuccess) {
+      forget_error();
       size_t free = 0, total = 0;
       cudaMemGetInfo(&free, &total);
       return absl::ResourceExhaustedError(absl::StrCat(name_, " gives no ", bytes, " bytes, ", free,
                                                        " are free: ", cudaGetErrorString(error)));
     }
-    return GpuMemory(static_cast<std::byte*>(memory), [](std::byte* at) { cudaFree(at); });
+    return GpuMemory(static_cast<std::byte*>(memory), [device = options_.device](std::byte* at) {
+      const OnDevice on(device);
+      cudaFree(at);
+    });
   }
   absl::StatusOr<GpuMemory> allocate_pinned(uint64_t bytes) override {
     const OnDevice on(options_.device);
     void* memory = nullptr;
     if (const cudaError_t error = cudaHostAlloc(&memory, bytes, cudaHostAllocPortable);
         error != cudaSuccess) {
+      forget_error();
       return absl::ResourceExhaustedError(
           absl::StrCat("no ", bytes, " bytes to be had pinned: ", cudaGetErrorString(error)));
     }
-    return GpuMemory(static_cast<std::byte*>(memory), [](std::byte* at) { cudaFreeHost(at); });
+    return GpuMemory(static_cast<std::byte*>(memory), [device = options_.device](std::byte* at) {
+      const OnDevice on(device);
+      cudaFreeHost(at);
+    });
   }
   absl::Status pin(absl::Span<std::byte> memory) override {
     const OnDevice on(options_.device);
@@ -193,6 +227,7 @@ absl::StatusOr<std::shared_ptr<Gpu>> make_gpu(const GpuOptions& options) {
   cudaDeviceProp properties;
   const cudaError_t error = cudaGetDeviceProperties(&properties, options.device);
   if (error != cudaSuccess) {
+    forget_error();
     return absl::NotFoundError(
         absl::StrCat("there is no CUDA device ", options.device, ": ", cudaGetErrorString(error)));
   }
