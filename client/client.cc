@@ -109,7 +109,15 @@ absl::StatusOr<LayoutPtr> ClientImpl::begin(LayoutId layout, size_t key_count,
                                             const RequestOptions& options) const {
   if (absl::Status status = check_options(options); !status.ok()) return status;
   if (absl::Status status = check_batch(key_count); !status.ok()) return status;
-  return core_->layouts.find(layout);
+  absl::StatusOr<LayoutPtr> found = core_->layouts.find(layout);
+  if (!found.ok() || options.ready == nullptr) return found;
+  if ((*found)->gpu == nullptr) {
+    return absl::InvalidArgumentError("RequestOptions.ready is set for pages in host memory");
+  }
+  if (absl::Status status = core_->gpu_device->happened(options.ready).status(); !status.ok()) {
+    return status;
+  }
+  return found;
 }
 
 absl::StatusOr<RequestId> ClientImpl::lookup(absl::Span<const GroupLookup> groups,

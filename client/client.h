@@ -38,6 +38,8 @@ namespace hadal {
 struct GpuConfig {
   std::shared_ptr<Gpu> device;  // null: none
   uint64_t hbm_bytes = 0;       // of encoded blocks that stay there; 0: no tier
+  // Puts go to the wire from HBM where UCX was built with CUDA. Off, since it was never tried.
+  bool send_from_hbm = false;
   // A device that has not finished a job by then is given up: later requests end Unavailable.
   absl::Duration patience = absl::Seconds(10);
 };
@@ -73,7 +75,8 @@ struct RequestOptions {
   // Goes before requests of lower priority that wait for staging memory, a codec thread or, on
   // this client's connection, the node's reads; nothing that has begun is interrupted.
   Priority priority = Priority::normal;
-  // Of a layout on the GPU: what the device waits for before it touches the pages. Null: nothing.
+  // Of a layout on the GPU: pages are not touched before this event has happened. It lives, and is
+  // not recorded again, until the request has ended. Null: they may be touched at once.
   cudaEvent_t ready = nullptr;
 };
 

@@ -55,10 +55,10 @@ absl::Status ClientCore::start_gpu(const GpuConfig& config) {
     hbm = std::make_unique<HbmTier>(absl::MakeSpan(hbm_memory.get(), config.hbm_bytes));
   }
   absl::StatusOr<std::unique_ptr<GpuWorker>> worker =
-      GpuWorker::create(*gpu_device, config.patience);
+      GpuWorker::create(gpu_device, config.patience);
   if (!worker.ok()) return worker.status();
   gpu = *std::move(worker);
-  sends_from_hbm = transport->can_send(gpu_device->memory_kind());
+  sends_from_hbm = config.send_from_hbm && transport->can_send(gpu_device->memory_kind());
   if (absl::Status status = gpu_device->pin(pool->memory()); !status.ok()) return status;
   is_pinned_ = true;
   return absl::OkStatus();
@@ -66,7 +66,7 @@ absl::Status ClientCore::start_gpu(const GpuConfig& config) {
 
 std::optional<HbmBlock> ClientCore::find_in_hbm(const RoutedKey& key, const Precision& least,
                                                 uint64_t token_digest) const {
-  if (!hbm || !key.on_gpu) return std::nullopt;
+  if (!hbm || !key.on_gpu || gpu->is_broken()) return std::nullopt;
   return hbm->find(key.key, least, token_digest);
 }
 

@@ -107,17 +107,23 @@ void finish(const GetRequest& get, const Decoding& decoding, const absl::Status&
   get.request->finish(decoding.index, std::move(result));
 }
 
-GpuJob job_of(const GetRequestPtr& get, std::shared_ptr<Decodings> decodings);
+// Blocks of one codec, pending until their turn has come.
+void submit(const GetRequestPtr& get, Decodings decodings, cudaEvent_t ready);
+
+// The same of blocks that were claimed: their keys end by the deadline meanwhile.
+void submit_again(const GetRequestPtr& get, Decodings decodings) {
+  const auto was_closed = [&get](const Decoding& decoding) {
+    return !get->request->unclaim(decoding.index);
+  };
+  decodings.erase(std::remove_if(decodings.begin(), decodings.end(), was_closed), decodings.end());
+  if (!decodings.empty()) submit(get, std::move(decodings), nullptr);
+}
 
 // A block that the device's checks of arguments refuse keeps no other from being decoded.
 void end_job(const GetRequestPtr& get, const std::shared_ptr<Decodings>& decodings,
              const absl::Status& status, absl::Span<const uint32_t> outcomes) {
   if (absl::IsInvalidArgument(status) && decodings->size() > 1) {
-    for (Decoding& decoding : *decodings) {
-      auto alone = std::make_shared<Decodings>();
-      alone->push_back(std::move(decoding));
-      get->core->gpu->decode([get, alone] { return job_of(get, alone); }, get->request->priority());
-    }
+    for (Decoding& decoding : *decodings) submit_again(get, {std::move(decoding)});
     return;
   }
   // The last block first, so that the first one is the most recently used.
@@ -130,7 +136,6 @@ void end_job(const GetRequestPtr& get, const std::shared_ptr<Decodings>& decodin
 GpuJob job_of(const GetRequestPtr& get, std::shared_ptr<Decodings> decodings) {
   GpuJob job;
   job.codec = (*decodings)[0].codec;
-  job.ready = get->start.ready;
   for (const Decoding& decoding : *decodings) job.blocks.push_back(job_block(*get, decoding));
   job.done = [get, decodings](const absl::Status& status, absl::Span<const uint32_t> outcomes) {
     end_job(get, decodings, status, outcomes);
@@ -171,20 +176,21 @@ GpuJob next_job(const GetRequestPtr& get) {
     if (first.blocks.empty()) {
       first = job_of(get, decodings);
     } else {
-      get->core->gpu->decode([get, of = decodings] { return job_of(get, of); },
-                             get->request->priority());
+      submit_again(get, std::move(*decodings));
     }
   }
   return first;
 }
 
-// Of hits: claimed when their turn has come.
-GpuJob hits_job(const GetRequestPtr& get, const Decodings& hits) {
-  auto claimed = std::make_shared<Decodings>();
-  for (const Decoding& hit : hits) {
-    if (get->request->claim(hit.index)) claimed->push_back(hit);
-  }
-  return claimed->empty() ? GpuJob() : job_of(get, std::move(claimed));
+void submit(const GetRequestPtr& get, Decodings decodings, cudaEvent_t ready) {
+  const auto build = [get, decodings = std::move(decodings)] {
+    auto claimed = std::make_shared<Decodings>();
+    for (const Decoding& decoding : decodings) {
+      if (get->request->claim(decoding.index)) claimed->push_back(decoding);
+    }
+    return claimed->empty() ? GpuJob() : job_of(get, std::move(claimed));
+  };
+  get->core->gpu->decode({build, get->request->priority(), ready, get->request->steady_deadline()});
 }
 
 }  // namespace
@@ -195,7 +201,8 @@ void decode_on_gpu(const GetRequestPtr& get, Arrived block) {
     get->arrived.push_back(std::move(block));
   }
   // One that finds nothing left to do makes no job.
-  get->core->gpu->decode([get] { return next_job(get); }, get->request->priority());
+  get->core->gpu->decode({[get] { return next_job(get); }, get->request->priority(),
+                          get->start.ready, get->request->steady_deadline()});
 }
 
 std::vector<size_t> get_from_hbm(const GetRequestPtr& get) {
@@ -203,9 +210,7 @@ std::vector<size_t> get_from_hbm(const GetRequestPtr& get) {
   std::vector<size_t> missing;
   std::map<GpuJobCodec*, Decodings> by_codec;
   const auto decode = [&get](Decodings& hits) {
-    get->core->gpu->decode([get, of = std::move(hits)] { return hits_job(get, of); },
-                           get->request->priority());
-    hits.clear();
+    submit(get, std::exchange(hits, {}), get->start.ready);
   };
   // From the last key to the first, so that a prefix loses its end before its beginning.
   for (size_t i = keys.size(); i-- > 0;) {

@@ -11,7 +11,7 @@
 namespace hadal {
 namespace {
 
-// A claimed item of a job.
+// An item of a job.
 struct Encoding {
   size_t position;
   uint32_t bytes;                  // of the encoded block
@@ -48,7 +48,9 @@ absl::Status add_block(const PutRequest& put, PutItem& item, Encoding& encoding,
   const absl::StatusOr<uint64_t> bytes = job.codec->planner().block_bytes(one.block);
   if (!bytes.ok()) return bytes.status();
   encoding.bytes = static_cast<uint32_t>(*bytes);
-  if (put.core->hbm) encoding.hbm = put.core->hbm->reserve(encoding.bytes, put.hbm_began);
+  one.hold = item.slot.hold;
+  if (put.core->hbm && !put.core->gpu->is_broken())
+    encoding.hbm = put.core->hbm->reserve(encoding.bytes, put.hbm_began);
   one.block.encoded = encoding.hbm ? encoding.hbm->bytes().data() : item.slot.bytes.data();
   one.block.encoded_bytes = *bytes;
   if (encoding.hbm && !put.core->sends_from_hbm) one.staged = item.slot.bytes.data();
@@ -76,15 +78,27 @@ absl::Status status_of(uint32_t outcome) {
   return absl::InternalError(absl::StrCat("the GPU answered outcome ", outcome));
 }
 
+// False where the request was closed: the item has ended.
+bool claim_item(const PutWindowPtr& window, PutItem& item) {
+  if (window->put->request->claim(item.index)) return true;
+  item.slot = {};
+  end_encoding(window);
+  return false;
+}
+
 // Blocks with NaN or infinity, as they are and straight into their staging slots.
-GpuJob raw_job(const PutWindowPtr& window, const Encodings& encodings) {
+GpuJob raw_job(const PutWindowPtr& window, const std::vector<size_t>& positions) {
   const PutRequest& put = *window->put;
+  const auto encodings = std::make_shared<std::vector<Encoding>>();
   GpuJob job;
   job.codec = &put.layout().gpu->raw();
-  for (Encoding& encoding : *encodings) {
-    PutItem& item = window->items[encoding.position];
+  for (const size_t position : positions) {
+    PutItem& item = window->items[position];
+    if (!claim_item(window, item)) continue;
+    Encoding& encoding = encodings->emplace_back(Encoding{position, 0, nullptr});
     GpuJobBlock one;
     one.block = block_of(put, item.index, kBlockNonFinite);
+    one.hold = item.slot.hold;
     one.pages = put.start.blocks[item.index].pages;
     one.block.encoded = item.slot.bytes.data();
     one.block.encoded_bytes = item.slot.bytes.size();
@@ -106,13 +120,19 @@ GpuJob raw_job(const PutWindowPtr& window, const Encodings& encodings) {
 void end_job(const PutWindowPtr& window, const Encodings& encodings, const absl::Status& status,
              absl::Span<const uint32_t> outcomes) {
   const PutRequest& put = *window->put;
-  const auto non_finite = std::make_shared<std::vector<Encoding>>();
+  std::vector<size_t> non_finite;
   // The last block first, so that the first one is the most recently used.
   for (size_t i = encodings->size(); i-- > 0;) {
     Encoding& encoding = (*encodings)[i];
     PutItem& item = window->items[encoding.position];
     if (status.ok() && outcomes[i] == cuda::code(cuda::Outcome::non_finite)) {
-      non_finite->push_back({encoding.position, 0, nullptr});
+      // Pending again, since it waits for another turn.
+      if (put.request->unclaim(item.index)) {
+        non_finite.push_back(encoding.position);
+      } else {
+        item.slot = {};
+        end_encoding(window);
+      }
       continue;
     }
     const absl::Status own = status.ok() ? status_of(outcomes[i]) : status;
@@ -130,9 +150,9 @@ void end_job(const PutWindowPtr& window, const Encodings& encodings, const absl:
     }
     end_item(window, item, own);
   }
-  if (non_finite->empty()) return;
-  put.core->gpu->encode([window, non_finite] { return raw_job(window, non_finite); },
-                        put.request->priority());
+  if (non_finite.empty()) return;
+  put.core->gpu->encode(
+      {[window, non_finite] { return raw_job(window, non_finite); }, put.request->priority()});
 }
 
 GpuJob encode_job(const PutWindowPtr& window, size_t first, size_t end) {
@@ -140,14 +160,9 @@ GpuJob encode_job(const PutWindowPtr& window, size_t first, size_t end) {
   const auto encodings = std::make_shared<std::vector<Encoding>>();
   GpuJob job;
   job.codec = &put.layout().gpu->own();
-  job.ready = put.start.ready;
   for (size_t position = first; position < end; ++position) {
     PutItem& item = window->items[position];
-    if (!put.request->claim(item.index)) {
-      item.slot = {};
-      end_encoding(window);
-      continue;
-    }
+    if (!claim_item(window, item)) continue;
     Encoding encoding = {position, 0, nullptr};
     if (absl::Status status = add_block(put, item, encoding, job); !status.ok()) {
       end_item(window, item, status);
@@ -168,8 +183,9 @@ void encode_on_gpu(const PutWindowPtr& window) {
   const size_t count = window->items.size();
   for (size_t first = 0; first < count; first += kGpuJobBlocksMax) {
     const size_t end = std::min(first + kGpuJobBlocksMax, count);
-    put.core->gpu->encode([window, first, end] { return encode_job(window, first, end); },
-                          put.request->priority());
+    put.core->gpu->encode({[window, first, end] { return encode_job(window, first, end); },
+                           put.request->priority(), put.start.ready,
+                           put.request->steady_deadline()});
   }
 }
 

@@ -7,18 +7,29 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
 
 namespace hadal {
 namespace {
 
-constexpr auto kPollInterval = std::chrono::microseconds(20);
+constexpr auto kPollInterval = std::chrono::microseconds(20);    // of work on the device
+constexpr auto kEventInterval = std::chrono::microseconds(100);  // of engines' events
 constexpr uint64_t kAlignBytes = 64;
 // Whole and short blocks, with and without exact tokens, are four; short ones differ in length.
 constexpr uint32_t kShapesMax = kGpuJobBlocksMax;
 
 constexpr uint64_t aligned(uint64_t bytes) {
   return (bytes + kAlignBytes - 1) / kAlignBytes * kAlignBytes;
+}
+
+// What tells codecs of one family and rotation apart, however their layers' bits are said.
+std::string key_of(const CodecSpec& spec, int layer_count) {
+  std::string key = absl::StrCat(spec.key_offsets, " ", spec.exact_tokens);
+  for (int layer = 0; layer < layer_count; ++layer) {
+    const LayerBits bits = spec.bits_of_layer(layer);
+    absl::StrAppend(&key, " ", bits.key_bits, ",", bits.value_bits);
+  }
+  return key;
 }
 
 std::array<cuda::SideStrides, 2> strides_of(const KvPages& pages) {
@@ -87,21 +98,18 @@ absl::StatusOr<GpuJobCodec*> GpuLayout::codec_of(const CodecSpec& block) {
     return absl::FailedPreconditionError(
         absl::StrCat("block has codec ", block.name(), "; this layout's is ", spec_.name()));
   }
-  const auto name_of = [](const CodecSpec& spec) {
-    return absl::StrCat(spec.name(), " ", spec.key_offsets, " ", spec.exact_tokens);
-  };
-  const std::string name = name_of(block);
-  if (name == name_of(spec_)) return own_.get();
+  const std::string key = key_of(block, layout_.layer_count);
+  if (key == key_of(spec_, layout_.layer_count)) return own_.get();
   const std::lock_guard lock(mutex_);
-  if (const auto found = others_.find(name); found != others_.end()) return found->second.get();
+  if (const auto found = others_.find(key); found != others_.end()) return found->second.get();
   if (others_.size() == kOtherCodecsMax) {
-    return absl::FailedPreconditionError(
+    return absl::ResourceExhaustedError(
         absl::StrCat("block has codec ", block.name(), ", one more than the ", kOtherCodecsMax,
                      " beside this layout's own that are decoded on a GPU"));
   }
   absl::StatusOr<std::unique_ptr<GpuJobCodec>> codec = GpuJobCodec::create(*gpu_, layout_, block);
   if (!codec.ok()) return codec.status();
-  return (others_[name] = *std::move(codec)).get();
+  return (others_[key] = *std::move(codec)).get();
 }
 
 // What a device that was given up may still use: kept to the end of the process.
@@ -117,64 +125,90 @@ struct GpuWorker::Abandoned {
   }
 };
 
-absl::StatusOr<std::unique_ptr<GpuWorker>> GpuWorker::create(Gpu& gpu, absl::Duration patience) {
-  absl::StatusOr<std::unique_ptr<GpuStream>> compute = gpu.make_stream();
+absl::StatusOr<std::unique_ptr<GpuWorker>> GpuWorker::create(std::shared_ptr<Gpu> gpu,
+                                                             absl::Duration patience) {
+  absl::StatusOr<std::unique_ptr<GpuStream>> compute = gpu->make_stream();
   if (!compute.ok()) return compute.status();
-  absl::StatusOr<std::unique_ptr<GpuStream>> copies = gpu.make_stream();
+  absl::StatusOr<std::unique_ptr<GpuStream>> copies = gpu->make_stream();
   if (!copies.ok()) return copies.status();
   Streams streams = {*std::move(compute), *std::move(copies)};
-  return std::unique_ptr<GpuWorker>(new GpuWorker(std::move(streams), patience));
+  return std::unique_ptr<GpuWorker>(new GpuWorker(std::move(gpu), std::move(streams), patience));
 }
 
-GpuWorker::GpuWorker(Streams streams, absl::Duration patience)
-    : patience_(patience), streams_(std::move(streams)) {
+GpuWorker::GpuWorker(std::shared_ptr<Gpu> gpu, Streams streams, absl::Duration patience)
+    : gpu_(std::move(gpu)), patience_(patience), streams_(std::move(streams)) {
   thread_ = std::thread([this] { run(); });
   pthread_setname_np(thread_.native_handle(), "hadal-gpu");
 }
 
-void GpuWorker::submit(Build build, Kind kind, Priority priority) {
+void GpuWorker::submit(GpuTask task, Kind kind) {
   const std::lock_guard lock(mutex_);
   if (stopping_) return;
-  tasks_.emplace(std::make_tuple(priority_rank(priority), kind, submitted_++),
-                 Task{kind, std::move(build)});
+  const auto key = std::make_tuple(priority_rank(task.priority), kind, submitted_++);
+  tasks_.emplace(key, std::move(task));
   wake_.notify_one();
 }
 
+// The first task whose event has happened. Those whose deadline has passed go to `dropped`, which
+// the caller destroys without the lock: they own slots.
+GpuWorker::Queue::iterator GpuWorker::next_task(Queue& dropped) {
+  const auto now = std::chrono::steady_clock::now();
+  for (auto at = tasks_.begin(); at != tasks_.end();) {
+    const GpuTask& task = at->second;
+    if (task.ready == nullptr) return at;
+    if (now >= task.deadline) {
+      dropped.insert(tasks_.extract(at++));
+      continue;
+    }
+    if (gpu_->happened(task.ready).value_or(false)) return at;
+    ++at;
+  }
+  return tasks_.end();
+}
+
 void GpuWorker::run() {
+  if (absl::Status status = gpu_->adopt_thread(); !status.ok()) give_up(status);
   std::unique_lock lock(mutex_);
-  while (true) {
-    if (!stopping_ && !tasks_.empty() && under_way_.size() < kGpuJobsUnderWay) {
-      Task task = std::move(tasks_.begin()->second);
-      tasks_.erase(tasks_.begin());
+  while (!stopping_ || !under_way_.empty()) {
+    Queue dropped;
+    const bool has_room = !stopping_ && under_way_.size() < kGpuJobsUnderWay;
+    if (const auto next = has_room ? next_task(dropped) : tasks_.end(); next != tasks_.end()) {
+      const Kind kind = std::get<Kind>(next->first);
+      GpuTask task = std::move(next->second);
+      tasks_.erase(next);
       lock.unlock();
-      start(std::move(task));
+      start(kind, task);
+      task = {};
+      dropped.clear();
       lock.lock();
-    } else if (!under_way_.empty()) {
-      lock.unlock();
-      const bool ended = end_oldest();
-      lock.lock();
-      // Woken early by another job, which may be started meanwhile.
-      if (!ended && !stopping_) wake_.wait_for(lock, kPollInterval);
-    } else if (stopping_) {
-      return;
+      continue;
+    }
+    lock.unlock();
+    dropped.clear();
+    const bool ended = !under_way_.empty() && end_oldest();
+    lock.lock();
+    if (ended) continue;
+    if (!under_way_.empty() || !tasks_.empty()) {
+      // Woken early by another task, which may be started meanwhile.
+      wake_.wait_for(lock, under_way_.empty() ? kEventInterval : kPollInterval);
     } else {
       wake_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
     }
   }
 }
 
-void GpuWorker::start(Task task) {
+void GpuWorker::start(Kind kind, const GpuTask& task) {
   GpuJob job = task.build();
   if (job.blocks.empty()) return;
   if (!broken_.ok()) return job.done(broken_, {});
   UnderWay under_way;
   under_way.memory = started_++ % kGpuJobsUnderWay;
-  under_way.since = absl::Now();
-  under_way.started = start_work(task.kind, job, job.codec->memory_[under_way.memory]);
+  under_way.since = std::chrono::steady_clock::now();
+  under_way.started = start_work(kind, job, job.codec->memory_[under_way.memory]);
   under_way.job = std::move(job);
   // After an error too: part of the work may be under way, in memory that must not go before.
   absl::StatusOr<std::unique_ptr<GpuMark>> mark =
-      (task.kind == Kind::encode ? streams_.copies : streams_.compute)->mark();
+      (kind == Kind::encode ? streams_.copies : streams_.compute)->mark();
   under_way_.push_back(std::move(under_way));
   if (!mark.ok()) return give_up(mark.status());
   under_way_.back().mark = *std::move(mark);
@@ -207,11 +241,12 @@ absl::Status GpuWorker::start_work(Kind kind, const GpuJob& job,
                                      to_staged ? encoded : one.staged, one.block.encoded_bytes);
     }
   };
+  // After an error too, both ways: the mark of this job is behind all of its work.
   if (kind == Kind::decode) {
     copy_blocks(false);
-    if (status.ok()) status = streams_.compute->follow(*streams_.copies);
+    const absl::Status followed = streams_.compute->follow(*streams_.copies);
+    if (status.ok()) status = followed;
   }
-  if (status.ok() && job.ready != nullptr) status = streams_.compute->wait_for(job.ready);
   if (status.ok()) {
     auto* const table = reinterpret_cast<std::byte*>(memory.pages());
     const auto bytes = static_cast<uint64_t>(reinterpret_cast<std::byte*>(pages) - table);
@@ -220,7 +255,6 @@ absl::Status GpuWorker::start_work(Kind kind, const GpuJob& job,
   if (!status.ok()) return status;
   if (kind == Kind::decode) return codec.decode(batch, memory.workspace(), *streams_.compute);
   status = codec.encode(batch, memory.workspace(), *streams_.compute);
-  // After an error too: the mark of this job is behind all of its work.
   const absl::Status followed = streams_.copies->follow(*streams_.compute);
   if (status.ok()) status = followed;
   if (status.ok()) copy_blocks(true);
@@ -236,19 +270,22 @@ bool GpuWorker::end_oldest() {
     return true;
   }
   if (!*reached) {
-    if (absl::Now() - oldest.since < patience_) return false;
+    const auto since = std::chrono::steady_clock::now() - oldest.since;
+    if (absl::FromChrono(since) < patience_) return false;
     give_up(absl::DeadlineExceededError(
         absl::StrCat("a job took more than ", absl::FormatDuration(patience_))));
     return true;
   }
   const UnderWay ended = std::move(oldest);
   under_way_.pop_front();
+  if (!under_way_.empty()) under_way_.front().since = std::chrono::steady_clock::now();
   const uint32_t* outcomes = ended.job.codec->memory_[ended.memory].outcomes();
   ended.job.done(ended.started, absl::MakeConstSpan(outcomes, ended.job.blocks.size()));
   return true;
 }
 
 void GpuWorker::give_up(const absl::Status& why) {
+  is_broken_ = true;
   broken_ = absl::UnavailableError(absl::StrCat("the GPU was given up: ", why.message()));
   for (; !under_way_.empty(); under_way_.pop_front()) {
     under_way_.front().job.done(broken_, {});

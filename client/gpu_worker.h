@@ -3,12 +3,15 @@
 // The thread "hadal-gpu": starts jobs on a GPU's streams and ends each when the device is done with
 // it. Two are under way at most, so that one encodes while the other's blocks are copied.
 //
-// What waits, and for how long (docs/hbm.md): jobs by priority, of equals decodes before encodes,
-// then the older one; bounded as CodecWorkers' tasks are. A device that has not finished a job
-// within `patience` is given up: that job and all later ones end Unavailable, and what it was given
-// is never used nor freed again. Threads: any.
+// What waits, and for how long (docs/hbm.md): tasks by priority, of equals decodes before encodes,
+// then the older one, each once the engine's event has happened and no longer than its deadline;
+// bounded as CodecWorkers' tasks are. A device that has not finished a job within `patience`, from
+// when it can have begun with it, is given up: that job and all later ones end Unavailable, and
+// what it was given is never used nor freed again. Threads: any.
 
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -70,7 +73,8 @@ class GpuLayout {
   GpuJobCodec& raw() const { return *raw_; }
   // What a codec must be to read a block as stored: its bits, offsets and exact tokens.
   CodecSpec spec_of(const EncodedBlock& block) const;
-  // Made at first use. FailedPrecondition for another family or rotation than this layout's.
+  // Made at first use, which takes memory of the device. FailedPrecondition for another family or
+  // rotation than this layout's, ResourceExhausted beyond kOtherCodecsMax.
   absl::StatusOr<GpuJobCodec*> codec_of(const CodecSpec& block);
 
  private:
@@ -79,11 +83,12 @@ class GpuLayout {
   CodecSpec spec_;
   std::unique_ptr<GpuJobCodec> own_, raw_;
   std::mutex mutex_;
-  std::map<std::string, std::unique_ptr<GpuJobCodec>> others_;  // guarded by mutex_
+  std::map<std::string, std::unique_ptr<GpuJobCodec>> others_;  // by key_of(); guarded by mutex_
 };
 
 struct GpuJobBlock {
   cuda::Block block;
+  std::shared_ptr<void> hold;  // of what `staged` or `block` points to, if nothing else holds it
   KvPages pages;
   // The block is copied there once encoded, or from there to be decoded. Null: it is not copied.
   std::byte* staged = nullptr;
@@ -92,24 +97,35 @@ struct GpuJobBlock {
 struct GpuJob {
   GpuJobCodec* codec = nullptr;
   std::vector<GpuJobBlock> blocks;  // at most kGpuJobBlocksMax, whose pages have the same strides
-  cudaEvent_t ready = nullptr;      // what the device waits for first, or null
   // On hadal-gpu. With a cuda::Outcome a block where the status is Ok.
   std::function<void(const absl::Status&, absl::Span<const uint32_t>)> done;
 };
 
+struct GpuTask {
+  // Makes the job when its turn has come, on hadal-gpu; one without blocks is left out. It claims
+  // the keys: until then they are pending, and end by their deadline whatever the device does.
+  std::function<GpuJob()> build;
+  Priority priority = Priority::normal;
+  // An engine's event, or null: the turn comes once that has happened. By the deadline it never
+  // does, and the task is dropped.
+  cudaEvent_t ready = nullptr;
+  std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+};
+
 class GpuWorker {
  public:
-  // Makes a job when its turn has come, on hadal-gpu; one without blocks is left out.
-  using Build = std::function<GpuJob()>;
-
   // Errors as Gpu::make_stream.
-  static absl::StatusOr<std::unique_ptr<GpuWorker>> create(Gpu& gpu, absl::Duration patience);
+  static absl::StatusOr<std::unique_ptr<GpuWorker>> create(std::shared_ptr<Gpu> gpu,
+                                                           absl::Duration patience);
   ~GpuWorker() { stop(); }
   GpuWorker(const GpuWorker&) = delete;
   GpuWorker& operator=(const GpuWorker&) = delete;
 
-  void decode(Build build, Priority priority) { submit(std::move(build), Kind::decode, priority); }
-  void encode(Build build, Priority priority) { submit(std::move(build), Kind::encode, priority); }
+  void decode(GpuTask task) { submit(std::move(task), Kind::decode); }
+  void encode(GpuTask task) { submit(std::move(task), Kind::encode); }
+
+  // Whether the device was given up.
+  bool is_broken() const { return is_broken_; }
 
   // Ends the jobs under way, drops the rest and every later one. Answers whether the device is done
   // with all that it was given.
@@ -117,31 +133,31 @@ class GpuWorker {
 
  private:
   enum class Kind : uint8_t { decode, encode };
-  struct Task {
-    Kind kind;
-    Build build;
-  };
+  using Queue = std::map<std::tuple<uint8_t, Kind, uint64_t>, GpuTask>;  // by rank, kind and age
   struct UnderWay {
     GpuJob job;
     std::unique_ptr<GpuMark> mark;
     absl::Status started;
     size_t memory = 0;
-    absl::Time since;
+    std::chrono::steady_clock::time_point since;  // it can have begun
   };
 
   struct Abandoned;
   struct Streams {
     std::unique_ptr<GpuStream> compute, copies;
   };
-  GpuWorker(Streams streams, absl::Duration patience);
-  void submit(Build build, Kind kind, Priority priority);
+  GpuWorker(std::shared_ptr<Gpu> gpu, Streams streams, absl::Duration patience);
+  void submit(GpuTask task, Kind kind);
   void run();
-  void start(Task task);
+  Queue::iterator next_task(Queue& dropped);  // with mutex_ held
+  void start(Kind kind, const GpuTask& task);
   absl::Status start_work(Kind kind, const GpuJob& job, const GpuJobCodec::Memory& memory);
   bool end_oldest();
   void give_up(const absl::Status& why);
 
+  const std::shared_ptr<Gpu> gpu_;
   const absl::Duration patience_;
+  std::atomic<bool> is_broken_{false};
   // Of hadal-gpu alone, from here.
   Streams streams_;
   std::deque<UnderWay> under_way_;
@@ -151,7 +167,7 @@ class GpuWorker {
 
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::map<std::tuple<uint8_t, Kind, uint64_t>, Task> tasks_;  // by rank, kind and age
+  Queue tasks_;
   uint64_t submitted_ = 0;
   bool stopping_ = false;
   std::thread thread_;

@@ -42,7 +42,7 @@ class GpuTest : public ::testing::Test {
     config.nodes = {node_->address()};
     config.transport = "loopback:" + network_;
     config.staging_bytes = staging_bytes;
-    config.gpu = {gpu_, hbm_bytes, patience_};
+    config.gpu = {gpu_, hbm_bytes, send_from_hbm_, patience_};
     absl::StatusOr<std::unique_ptr<Client>> client = Client::create(config);
     ASSERT_TRUE(client.ok()) << client.status();
     client_ = *std::move(client);
@@ -122,6 +122,7 @@ class GpuTest : public ::testing::Test {
   std::shared_ptr<HostGpu> gpu_;
   std::unique_ptr<Client> client_;
   absl::Duration patience_ = absl::Seconds(10);
+  bool send_from_hbm_ = false;
   LayoutId layout_ = 0, host_layout_ = 0;
 };
 
@@ -239,6 +240,7 @@ TEST_F(GpuTest, BlocksGoToTheWireFromHbmWhereTheTransportCan) {
   const int copies = gpu_->copies;
   EXPECT_GE(copies, 20);
   gpu_->kind = MemoryKind::host;
+  send_from_hbm_ = true;
   make_client(kHbmBytes, 128u << 20);
   in[3]->set_value(5, 0x7fc0);
   expect_all(put(layout_, "direct", in), Tier::dram);
@@ -362,6 +364,54 @@ TEST_F(GpuTest, TheDeviceWaitsForTheCallersEvent) {
   EXPECT_LT(in[0]->relative_error(*out[0]), 0.02);
 }
 
+// One that never happens keeps nobody else waiting, and its request ends in time.
+TEST_F(GpuTest, AnEventThatNeverHappensEndsItsRequestAlone) {
+  const Buffers in = buffers(5), late = blank(5), out = blank(5);
+  expect_all(put(layout_, "a", in), Tier::dram);
+  expect_all(put(host_layout_, "b", in), Tier::dram);
+  HostEvent never;
+  RequestOptions after = options(absl::Milliseconds(300));
+  after.ready = never.handle();
+  std::vector<RequestId> waiting;
+  for (const char* name : {"a", "b"}) {
+    waiting.push_back(client_->get(layout_, gets_of(name, late), after).value());
+  }
+  for (const char* name : {"c", "d"}) {
+    waiting.push_back(client_->put(layout_, puts_of(name, in), after).value());
+  }
+  expect_all(get(layout_, "a", out), Tier::hbm);
+  const absl::Time begin = absl::Now();
+  for (const RequestId request : waiting) {
+    const RequestResult ended = client_->wait(request).value();
+    for (const KeyResult& key : ended.keys) {
+      EXPECT_TRUE(absl::IsDeadlineExceeded(key.status)) << key.status;
+    }
+  }
+  EXPECT_LT(absl::Now() - begin, absl::Seconds(5));
+  never.happen();
+  expect_all(put(layout_, "e", in), Tier::dram);
+  for (const auto& pages : late) EXPECT_TRUE(pages->all(std::byte{0x33}));
+  EXPECT_EQ(gpu_->encodes, 2);
+  after.ready = never.handle();
+  EXPECT_EQ(client_->get(host_layout_, gets_of("a", out), after).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+// Bits by layer are said in another way by a block than by a codec's name, and cut by layer groups.
+TEST_F(GpuTest, CodecsWithBitsByLayerAreTheirOwn) {
+  const LayoutId on_gpu = register_layout("k5v4/0-0:k8v8", true);
+  const LayoutId on_host = register_layout("k5v4/0-0:k8v8", false);
+  const Buffers in = buffers(4), host = blank(4), out = blank(4);
+  expect_all(put(on_host, "a", in), Tier::dram);
+  expect_all(get(on_host, "a", host), Tier::dram);
+  const int before = gpu_->allocations;
+  expect_all(get(on_gpu, "a", out), Tier::dram);
+  expect_equal(host, out);
+  expect_all(get(on_gpu, "a", out), Tier::hbm);
+  expect_equal(host, out);
+  EXPECT_EQ(gpu_->allocations, before);
+}
+
 // What the device has begun is waited for; what it has not ends by the deadline.
 TEST_F(GpuTest, AFrozenDeviceEndsInTimeAndRecovers) {
   const Buffers in = buffers(5), out = blank(5);
@@ -404,6 +454,27 @@ TEST_F(GpuTest, ADeviceThatIsGivenUpAnswersAtOnce) {
   gpu_->frozen = false;
   for (int i = 0; i < 500 && gpu_->decodes == 0; ++i) absl::SleepFor(absl::Milliseconds(10));
   EXPECT_EQ(gpu_->decodes, 1);
+  gpu_->pinned = false;
+}
+
+// Its staging slots are not the client's again: puts may have half of 256 KiB, three blocks' worth.
+TEST_F(GpuTest, WhatAGivenUpPutHeldIsNotUsedAgain) {
+  const Buffers in = buffers(3);
+  patience_ = absl::Milliseconds(200);
+  make_client(0, 256u << 10);
+  expect_all(put(host_layout_, "a", in), Tier::dram);
+  gpu_->frozen = true;
+  const RequestResult given_up = put(layout_, "b", in);
+  for (const KeyResult& key : given_up.keys) {
+    EXPECT_TRUE(absl::IsUnavailable(key.status)) << key.status;
+  }
+  const RequestResult starved =
+      finish(client_->put(host_layout_, puts_of("c", in), options(absl::Milliseconds(200))));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(starved.keys[0].status)) << starved.keys[0].status;
+  client_.reset();
+  gpu_->frozen = false;
+  for (int i = 0; i < 500 && gpu_->encodes == 0; ++i) absl::SleepFor(absl::Milliseconds(10));
+  EXPECT_EQ(gpu_->encodes, 1);
   gpu_->pinned = false;
 }
 

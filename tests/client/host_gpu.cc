@@ -42,10 +42,6 @@ class HostStream final : public GpuStream {
     thread_.join();
   }
 
-  absl::Status wait_for(cudaEvent_t event) override {
-    add([event] { reinterpret_cast<HostEvent*>(event)->wait(); });
-    return absl::OkStatus();
-  }
   absl::Status follow(GpuStream& other) override {
     add([event = static_cast<HostStream&>(other).record()] { event->wait(); });
     return absl::OkStatus();
@@ -149,6 +145,10 @@ bool HostEvent::happened() const {
 void HostEvent::wait() const {
   std::unique_lock lock(mutex_);
   wake_.wait(lock, [this] { return happened_; });
+}
+
+absl::StatusOr<bool> HostGpu::happened(cudaEvent_t event) {
+  return reinterpret_cast<const HostEvent*>(event)->happened();
 }
 
 absl::StatusOr<GpuMemory> HostGpu::allocate_device(uint64_t bytes) {

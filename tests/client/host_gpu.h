@@ -33,6 +33,8 @@ class HostEvent {
 
 class HostGpu final : public Gpu {
  public:
+  absl::Status adopt_thread() override { return absl::OkStatus(); }
+  absl::StatusOr<bool> happened(cudaEvent_t event) override;
   absl::StatusOr<GpuMemory> allocate_device(uint64_t bytes) override;
   absl::StatusOr<GpuMemory> allocate_pinned(uint64_t bytes) override;
   absl::Status pin(absl::Span<std::byte> memory) override;
