@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -78,8 +77,6 @@ class Gpu {
   virtual absl::StatusOr<std::unique_ptr<GpuCodec>> make_codec(const KvLayout& layout,
                                                                const CodecSpec& spec) = 0;
 
-  // For people: "NVIDIA H100".
-  virtual std::string description() const = 0;
   // What device memory is to a network.
   virtual MemoryKind memory_kind() const = 0;
 };

@@ -213,7 +213,6 @@ class CudaGpu final : public Gpu {
     if (!codec.ok()) return codec.status();
     return std::make_unique<CudaGpuCodec>(options_, *std::move(codec));
   }
-  std::string description() const override { return name_; }
   MemoryKind memory_kind() const override { return MemoryKind::cuda; }
 
  private:

@@ -49,24 +49,26 @@ __global__ void __launch_bounds__(kCtaThreads, Family::kDecodeCtas)
   decode_body(executor, shared, launch);
 }
 
+// `kernel_of` answers the kernel of a head_dim.
+template <typename KernelOf>
+cudaError_t start_by_head_dim(const KernelStart& start, KernelOf kernel_of) {
+  cudaError_t error = cudaErrorInvalidValue;
+  with_head_dim(start.head_dim, [&](auto head_dim) {
+    error = start_kernel(kernel_of(head_dim), start, start.launch.run_count());
+  });
+  return error;
+}
+
 // Of a family that has kernels by head_dim.
 template <template <int> typename Family>
 FamilyKernels kernels_of() {
   return {[](const KernelStart& start) {
-            cudaError_t error = cudaErrorInvalidValue;
-            with_head_dim(start.head_dim, [&](auto head_dim) {
-              error = start_kernel(encode_kernel<Family<head_dim.value>>, start,
-                                   start.launch.run_count());
-            });
-            return error;
+            return start_by_head_dim(
+                start, [](auto head_dim) { return encode_kernel<Family<head_dim.value>>; });
           },
           [](const KernelStart& start) {
-            cudaError_t error = cudaErrorInvalidValue;
-            with_head_dim(start.head_dim, [&](auto head_dim) {
-              error = start_kernel(decode_kernel<Family<head_dim.value>>, start,
-                                   start.launch.run_count());
-            });
-            return error;
+            return start_by_head_dim(
+                start, [](auto head_dim) { return decode_kernel<Family<head_dim.value>>; });
           }};
 }
 

@@ -96,6 +96,7 @@ struct CoreScratch {
   uint32_t values[ThreadPlace<kHeadDim>::kVectors][kHeadDim + 1];
 };
 
+// All of y, for the warp to read.
 template <int kHeadDim, typename Executor, typename T>
 HADAL_HOST_DEVICE void leave_values(Executor& executor, CoreScratch<kHeadDim>& scratch, T& y) {
   using Share = VectorShare<kHeadDim>;

@@ -9,7 +9,6 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <string>
 #include <thread>
 
 #include "kernels/gpu.h"
@@ -42,7 +41,6 @@ class HostGpu final : public Gpu {
   absl::StatusOr<std::unique_ptr<GpuStream>> make_stream() override;
   absl::StatusOr<std::unique_ptr<GpuCodec>> make_codec(const KvLayout& layout,
                                                        const CodecSpec& spec) override;
-  std::string description() const override { return "host threads"; }
   MemoryKind memory_kind() const override { return kind; }
 
   // Of all kernels' work so far.
