@@ -29,10 +29,13 @@
 #include "common/node_address.h"
 #include "common/prefix_rules.h"
 #include "kernels/codec.h"
-#include "kernels/gpu.h"
 #include "transport/block_peer.h"
 
+typedef struct CUevent_st* cudaEvent_t;  // as cuda_runtime_api.h declares it
+
 namespace hadal {
+
+class Gpu;  // kernels/gpu.h
 
 // A GPU whose memory holds an engine's pages (docs/hbm.md).
 struct GpuConfig {

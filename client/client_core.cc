@@ -70,6 +70,11 @@ std::optional<HbmBlock> ClientCore::find_in_hbm(const RoutedKey& key, const Prec
   return hbm->find(key.key, least, token_digest);
 }
 
+std::shared_ptr<SlotBlock> ClientCore::reserve_in_hbm(uint32_t bytes, uint64_t began) const {
+  if (!hbm || gpu->is_broken()) return nullptr;
+  return hbm->reserve(bytes, began);
+}
+
 void ClientCore::stop() {
   for (const RequestPtr& request : table->all_open()) {
     request->close(absl::CancelledError("the client was destroyed"));

@@ -39,6 +39,9 @@ struct ClientCore : std::enable_shared_from_this<ClientCore> {
   absl::StatusOr<std::shared_ptr<Request>> open_request(RequestStart start,
                                                         const RequestOptions& options);
 
+  // Room in the tier in HBM; null where it has none, there is no tier, or the device was given up.
+  std::shared_ptr<SlotBlock> reserve_in_hbm(uint32_t bytes, uint64_t began) const;
+
   // What the tier in HBM has of this key, touched; nothing where there is no tier.
   std::optional<HbmBlock> find_in_hbm(const RoutedKey& key, const Precision& least,
                                       uint64_t token_digest) const;

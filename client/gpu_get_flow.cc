@@ -9,7 +9,6 @@
 #include "absl/strings/str_cat.h"
 #include "client/get_window.h"
 #include "common/encoded_block.h"
-#include "kernels/cuda/outcome.h"
 
 namespace hadal {
 namespace {
@@ -47,9 +46,8 @@ absl::StatusOr<Decoding> prepare(const GetRequest& get, Arrived arrived) {
   absl::StatusOr<GpuJobCodec*> codec = layout.gpu->codec_of(decoding.stored.codec);
   if (!codec.ok()) return codec.status();
   decoding.codec = *codec;
-  const bool is_kept = get.core->hbm && decoding.stored.codec.family != CodecFamily::raw;
-  if (is_kept) {
-    decoding.stored.slot = get.core->hbm->reserve(arrived.answer.bytes, get.hbm_began);
+  if (decoding.stored.codec.family != CodecFamily::raw) {
+    decoding.stored.slot = get.core->reserve_in_hbm(arrived.answer.bytes, get.hbm_began);
   }
   decoding.arrived = std::move(arrived);
   return decoding;
@@ -71,18 +69,6 @@ GpuJobBlock job_block(const GetRequest& get, const Decoding& decoding) {
     one.block.encoded_bytes = decoding.arrived->answer.bytes;
   }
   return one;
-}
-
-absl::Status status_of(uint32_t outcome) {
-  if (outcome == cuda::code(cuda::Outcome::ok)) return absl::OkStatus();
-  if (outcome == cuda::code(cuda::Outcome::bad_page)) {
-    return absl::InvalidArgumentError(
-        "a page is null or lies at no multiple of its dtype, as the GPU sees it");
-  }
-  if (outcome == cuda::code(cuda::Outcome::is_another)) {
-    return absl::DataLossError("the GPU found another block than its header said");
-  }
-  return absl::DataLossError("the GPU found a checksum that differs");
 }
 
 void finish(const GetRequest& get, const Decoding& decoding, const absl::Status& status) {
@@ -128,7 +114,7 @@ void end_job(const GetRequestPtr& get, const std::shared_ptr<Decodings>& decodin
   }
   // The last block first, so that the first one is the most recently used.
   for (size_t i = decodings->size(); i-- > 0;) {
-    finish(*get, (*decodings)[i], status.ok() ? status_of(outcomes[i]) : status);
+    finish(*get, (*decodings)[i], status.ok() ? outcome_status(outcomes[i]) : status);
   }
 }
 

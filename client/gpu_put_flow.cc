@@ -19,13 +19,21 @@ struct Encoding {
 };
 using Encodings = std::shared_ptr<std::vector<Encoding>>;
 
-cuda::Block block_of(const PutRequest& put, size_t index, uint32_t flags) {
-  const BlockPut& from = put.start.blocks[index];
-  cuda::Block block;
-  block.identity = {put.request->keys()[index].key, from.first_token_index};
-  block.token_count = from.token_count;
-  block.flags = flags;
-  return block;
+// A block that is encoded into its staging slot.
+absl::StatusOr<GpuJobBlock> job_block(const PutRequest& put, const PutItem& item,
+                                      const GpuJobCodec& codec, uint32_t flags) {
+  const BlockPut& from = put.start.blocks[item.index];
+  GpuJobBlock one;
+  one.block.identity = {put.request->keys()[item.index].key, from.first_token_index};
+  one.block.token_count = from.token_count;
+  one.block.flags = flags;
+  const absl::StatusOr<uint64_t> bytes = codec.planner().block_bytes(one.block);
+  if (!bytes.ok()) return bytes.status();
+  one.block.encoded = item.slot.bytes.data();
+  one.block.encoded_bytes = *bytes;
+  one.hold = item.slot.hold;
+  one.pages = from.pages;
+  return one;
 }
 
 HbmBlock hbm_block_of(const PutRequest& put, const PutItem& item, std::shared_ptr<SlotBlock> slot) {
@@ -40,22 +48,17 @@ HbmBlock hbm_block_of(const PutRequest& put, const PutItem& item, std::shared_pt
   return block;
 }
 
-// Room for one claimed item in the job.
-absl::Status add_block(const PutRequest& put, PutItem& item, Encoding& encoding, GpuJob& job) {
-  GpuJobBlock one;
-  one.block = block_of(put, item.index, 0);
-  one.pages = put.start.blocks[item.index].pages;
-  const absl::StatusOr<uint64_t> bytes = job.codec->planner().block_bytes(one.block);
-  if (!bytes.ok()) return bytes.status();
-  encoding.bytes = static_cast<uint32_t>(*bytes);
-  one.hold = item.slot.hold;
-  if (put.core->hbm && !put.core->gpu->is_broken())
-    encoding.hbm = put.core->hbm->reserve(encoding.bytes, put.hbm_began);
-  one.block.encoded = encoding.hbm ? encoding.hbm->bytes().data() : item.slot.bytes.data();
-  one.block.encoded_bytes = *bytes;
-  if (encoding.hbm && !put.core->sends_from_hbm) one.staged = item.slot.bytes.data();
-  job.blocks.push_back(std::move(one));
-  return absl::OkStatus();
+// The same, into the tier where that has room, and from there to the staging slot.
+absl::StatusOr<GpuJobBlock> kept_block(const PutRequest& put, const PutItem& item,
+                                       const GpuJobCodec& codec, Encoding& encoding) {
+  absl::StatusOr<GpuJobBlock> one = job_block(put, item, codec, 0);
+  if (!one.ok()) return one.status();
+  encoding.bytes = static_cast<uint32_t>(one->block.encoded_bytes);
+  encoding.hbm = put.core->reserve_in_hbm(encoding.bytes, put.hbm_began);
+  if (!encoding.hbm) return one;
+  if (!put.core->sends_from_hbm) one->staged = one->block.encoded;
+  one->block.encoded = encoding.hbm->bytes().data();
+  return one;
 }
 
 void end_item(const PutWindowPtr& window, PutItem& item, const absl::Status& status) {
@@ -67,15 +70,6 @@ void end_item(const PutWindowPtr& window, PutItem& item, const absl::Status& sta
   }
   if (!item.ready) item.slot = {};
   end_encoding(window);
-}
-
-absl::Status status_of(uint32_t outcome) {
-  if (outcome == cuda::code(cuda::Outcome::ok)) return absl::OkStatus();
-  if (outcome == cuda::code(cuda::Outcome::bad_page)) {
-    return absl::InvalidArgumentError(
-        "a page is null or lies at no multiple of its dtype, as the GPU sees it");
-  }
-  return absl::InternalError(absl::StrCat("the GPU answered outcome ", outcome));
 }
 
 // False where the request was closed: the item has ended.
@@ -95,15 +89,13 @@ GpuJob raw_job(const PutWindowPtr& window, const std::vector<size_t>& positions)
   for (const size_t position : positions) {
     PutItem& item = window->items[position];
     if (!claim_item(window, item)) continue;
-    Encoding& encoding = encodings->emplace_back(Encoding{position, 0, nullptr});
-    GpuJobBlock one;
-    one.block = block_of(put, item.index, kBlockNonFinite);
-    one.hold = item.slot.hold;
-    one.pages = put.start.blocks[item.index].pages;
-    one.block.encoded = item.slot.bytes.data();
-    one.block.encoded_bytes = item.slot.bytes.size();
-    encoding.bytes = static_cast<uint32_t>(job.codec->planner().block_bytes(one.block).value_or(0));
-    job.blocks.push_back(std::move(one));
+    absl::StatusOr<GpuJobBlock> one = job_block(put, item, *job.codec, kBlockNonFinite);
+    if (!one.ok()) {
+      end_item(window, item, one.status());
+      continue;
+    }
+    encodings->push_back({position, static_cast<uint32_t>(one->block.encoded_bytes), nullptr});
+    job.blocks.push_back(*std::move(one));
   }
   job.done = [window, encodings](const absl::Status& status, absl::Span<const uint32_t> outcomes) {
     for (size_t i = 0; i < encodings->size(); ++i) {
@@ -111,7 +103,7 @@ GpuJob raw_job(const PutWindowPtr& window, const std::vector<size_t>& positions)
       item.non_finite = true;
       item.precision = {Precision::kAllPlanes, Precision::kAllPlanes};
       item.encoded_bytes = (*encodings)[i].bytes;
-      end_item(window, item, status.ok() ? status_of(outcomes[i]) : status);
+      end_item(window, item, status.ok() ? outcome_status(outcomes[i]) : status);
     }
   };
   return job;
@@ -135,7 +127,7 @@ void end_job(const PutWindowPtr& window, const Encodings& encodings, const absl:
       }
       continue;
     }
-    const absl::Status own = status.ok() ? status_of(outcomes[i]) : status;
+    const absl::Status own = status.ok() ? outcome_status(outcomes[i]) : status;
     item.precision = put.precision();
     item.encoded_bytes = encoding.bytes;
     if (own.ok() && encoding.hbm && put.core->sends_from_hbm) {
@@ -164,10 +156,12 @@ GpuJob encode_job(const PutWindowPtr& window, size_t first, size_t end) {
     PutItem& item = window->items[position];
     if (!claim_item(window, item)) continue;
     Encoding encoding = {position, 0, nullptr};
-    if (absl::Status status = add_block(put, item, encoding, job); !status.ok()) {
-      end_item(window, item, status);
+    absl::StatusOr<GpuJobBlock> one = kept_block(put, item, *job.codec, encoding);
+    if (!one.ok()) {
+      end_item(window, item, one.status());
       continue;
     }
+    job.blocks.push_back(*std::move(one));
     encodings->push_back(std::move(encoding));
   }
   job.done = [window, encodings](const absl::Status& status, absl::Span<const uint32_t> outcomes) {

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "kernels/cuda/outcome.h"
 
 namespace hadal {
 namespace {
@@ -22,14 +23,14 @@ constexpr uint64_t aligned(uint64_t bytes) {
   return (bytes + kAlignBytes - 1) / kAlignBytes * kAlignBytes;
 }
 
-// What tells codecs of one family and rotation apart, however their layers' bits are said.
-std::string key_of(const CodecSpec& spec, int layer_count) {
-  std::string key = absl::StrCat(spec.key_offsets, " ", spec.exact_tokens);
+// Of one family and rotation, however the bits of their layers are said.
+bool are_alike(const CodecSpec& a, const CodecSpec& b, int layer_count) {
+  if (a.key_offsets != b.key_offsets || a.exact_tokens != b.exact_tokens) return false;
   for (int layer = 0; layer < layer_count; ++layer) {
-    const LayerBits bits = spec.bits_of_layer(layer);
-    absl::StrAppend(&key, " ", bits.key_bits, ",", bits.value_bits);
+    const LayerBits of_a = a.bits_of_layer(layer), of_b = b.bits_of_layer(layer);
+    if (of_a.key_bits != of_b.key_bits || of_a.value_bits != of_b.value_bits) return false;
   }
-  return key;
+  return true;
 }
 
 std::array<cuda::SideStrides, 2> strides_of(const KvPages& pages) {
@@ -98,10 +99,11 @@ absl::StatusOr<GpuJobCodec*> GpuLayout::codec_of(const CodecSpec& block) {
     return absl::FailedPreconditionError(
         absl::StrCat("block has codec ", block.name(), "; this layout's is ", spec_.name()));
   }
-  const std::string key = key_of(block, layout_.layer_count);
-  if (key == key_of(spec_, layout_.layer_count)) return own_.get();
+  if (are_alike(block, spec_, layout_.layer_count)) return own_.get();
   const std::lock_guard lock(mutex_);
-  if (const auto found = others_.find(key); found != others_.end()) return found->second.get();
+  for (const auto& [spec, codec] : others_) {
+    if (are_alike(block, spec, layout_.layer_count)) return codec.get();
+  }
   if (others_.size() == kOtherCodecsMax) {
     return absl::ResourceExhaustedError(
         absl::StrCat("block has codec ", block.name(), ", one more than the ", kOtherCodecsMax,
@@ -109,7 +111,24 @@ absl::StatusOr<GpuJobCodec*> GpuLayout::codec_of(const CodecSpec& block) {
   }
   absl::StatusOr<std::unique_ptr<GpuJobCodec>> codec = GpuJobCodec::create(*gpu_, layout_, block);
   if (!codec.ok()) return codec.status();
-  return (others_[key] = *std::move(codec)).get();
+  return others_.emplace_back(block, *std::move(codec)).second.get();
+}
+
+absl::Status outcome_status(uint32_t outcome) {
+  switch (static_cast<cuda::Outcome>(outcome)) {
+    case cuda::Outcome::ok:
+      return absl::OkStatus();
+    case cuda::Outcome::bad_page:
+      return absl::InvalidArgumentError(
+          "a page is null or lies at no multiple of its dtype, as the GPU sees it");
+    case cuda::Outcome::is_another:
+      return absl::DataLossError("the GPU found another block than its header said");
+    case cuda::Outcome::checksum_differs:
+      return absl::DataLossError("the GPU found a checksum that differs");
+    case cuda::Outcome::non_finite:
+      break;
+  }
+  return absl::InternalError(absl::StrCat("the GPU answered outcome ", outcome));
 }
 
 // What a device that was given up may still use: kept to the end of the process.

@@ -83,7 +83,7 @@ class GpuLayout {
   CodecSpec spec_;
   std::unique_ptr<GpuJobCodec> own_, raw_;
   std::mutex mutex_;
-  std::map<std::string, std::unique_ptr<GpuJobCodec>> others_;  // by key_of(); guarded by mutex_
+  std::vector<std::pair<CodecSpec, std::unique_ptr<GpuJobCodec>>> others_;  // guarded by mutex_
 };
 
 struct GpuJobBlock {
@@ -100,6 +100,9 @@ struct GpuJob {
   // On hadal-gpu. With a cuda::Outcome a block where the status is Ok.
   std::function<void(const absl::Status&, absl::Span<const uint32_t>)> done;
 };
+
+// What a block's cuda::Outcome says of its key. DataLoss where the block is another, or damaged.
+absl::Status outcome_status(uint32_t outcome);
 
 struct GpuTask {
   // Makes the job when its turn has come, on hadal-gpu; one without blocks is left out. It claims

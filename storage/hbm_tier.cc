@@ -14,12 +14,16 @@ bool HbmTier::evict_one(uint64_t began, int& looked_at) {
     ++looked_at;
     if (at->touched > began) return false;
     if (at->block.slot.use_count() > 1) continue;
-    index_.erase(at->key);
-    order_.erase(at);
+    erase(at);
     ++evicted_blocks_;
     return true;
   }
   return false;
+}
+
+void HbmTier::erase(Order::iterator entry) {
+  index_.erase(entry->key);
+  order_.erase(entry);
 }
 
 uint64_t HbmTier::now() const {
@@ -46,8 +50,7 @@ void HbmTier::commit(const BlockKey& key, HbmBlock block) {
       if (stored.token_digest == 0) stored.token_digest = block.token_digest;
       return;
     }
-    order_.erase(found->second);
-    index_.erase(found);
+    erase(found->second);
   }
   order_.push_front({key, std::move(block), ++now_});
   index_[key] = order_.begin();
@@ -71,16 +74,14 @@ void HbmTier::remove(const BlockKey& key, const std::shared_ptr<SlotBlock>& slot
   const std::lock_guard lock(mutex_);
   const auto found = index_.find(key);
   if (found == index_.end() || found->second->block.slot != slot) return;
-  order_.erase(found->second);
-  index_.erase(found);
+  erase(found->second);
 }
 
 void HbmTier::remove(const BlockKey& key) {
   const std::lock_guard lock(mutex_);
   const auto found = index_.find(key);
   if (found == index_.end()) return;
-  order_.erase(found->second);
-  index_.erase(found);
+  erase(found->second);
 }
 
 HbmStats HbmTier::stats() const {

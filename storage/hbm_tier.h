@@ -75,7 +75,9 @@ class HbmTier {
   };
   using Order = std::list<Entry>;  // most recently used first
 
-  bool evict_one(uint64_t began, int& looked_at);  // with mutex_ held
+  // With mutex_ held.
+  bool evict_one(uint64_t began, int& looked_at);
+  void erase(Order::iterator entry);
 
   const std::shared_ptr<SlotTier> slots_;
   mutable std::mutex mutex_;
