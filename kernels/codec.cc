@@ -52,15 +52,22 @@ absl::Status check_pages(const KvLayout& layout, const KvPages& pages, uint32_t 
   return absl::OkStatus();
 }
 
-// Calls `work` for every run of a side.
+// Calls `work` for the first run of every layer of a side.
 template <typename Work>
-void for_each_run(const BlockPlan& plan, Work work) {
+void for_each_layer(const BlockPlan& plan, Work work) {
   for (int group = 0; group < plan.layer_group_count(); ++group) {
     for (int layer = plan.group_begin(group); layer < plan.group_end(group); ++layer) {
-      for (int head = 0; head < plan.layout().kv_head_count; ++head)
-        work(RunIndex{layer, head, group});
+      work(RunIndex{layer, 0, group});
     }
   }
+}
+
+// And for those of the other heads.
+template <typename Work>
+void for_each_run(const BlockPlan& plan, Work work) {
+  for_each_layer(plan, [&](RunIndex index) {
+    for (; index.head < plan.layout().kv_head_count; ++index.head) work(index);
+  });
 }
 
 // Copies `count` tokens of a run between pages (strided) and a cell (dense).
@@ -99,28 +106,40 @@ Run make_run(const PlanCodec& codec, const BlockSide& of, const RunIndex& index,
   return run;
 }
 
-DenseCopy exact_tokens(const BlockSide& of, const RunIndex& index) {
+// Calls copy(DenseCopy) for the exact tokens of every head of a layer.
+template <typename Copy>
+void copy_exact_tokens(const BlockSide& of, RunIndex index, Copy copy) {
   const BlockPlan& plan = of.encoded.plan;
-  return {of.encoded.exact_values(index), of.first_value(index), of.pages.token_stride_bytes,
-          of.encoded.vector_bytes(), plan.shape().exact_token_count};
+  const uint32_t count = plan.shape().exact_token_count;
+  for (; count != 0 && index.head < plan.layout().kv_head_count; ++index.head) {
+    copy(DenseCopy{of.encoded.exact_values(index), of.first_value(index),
+                   of.pages.token_stride_bytes, of.encoded.vector_bytes(), count});
+  }
 }
 
 bool encode_side(const PlanCodec& codec, const BlockSide& of) {
   bool finite = true;
-  for_each_run(of.encoded.plan, [&](const RunIndex& index) {
+  for_each_layer(of.encoded.plan, [&](const RunIndex& index) {
     const int planes = of.encoded.plan.plane_count(of.encoded.side, index.group);
-    finite = codec.vectors().encode(make_run<EncodeRun>(codec, of, index, planes)) && finite;
-    exact_tokens(of, index).to_dense();
+    EncodeRun run = make_run<EncodeRun>(codec, of, index, planes);
+    for (int head = 0; head < of.encoded.plan.layout().kv_head_count; ++head) {
+      if (head != 0) to_next_head(of.pages.head_stride_bytes, run);
+      finite = codec.vectors().encode(run) && finite;
+    }
+    copy_exact_tokens(of, index, [](const DenseCopy& copy) { copy.to_dense(); });
   });
   return finite;
 }
 
 void decode_side(const PlanCodec& codec, const BlockSide& of, int planes_left) {
-  for_each_run(of.encoded.plan, [&](const RunIndex& index) {
+  for_each_layer(of.encoded.plan, [&](const RunIndex& index) {
     const int planes =
         std::min(of.encoded.plan.plane_count(of.encoded.side, index.group), planes_left);
-    codec.vectors().decode(make_run<DecodeRun>(codec, of, index, planes));
-    exact_tokens(of, index).to_strided();
+    DecodeRun run = make_run<DecodeRun>(codec, of, index, planes);
+    run.head_count = of.encoded.plan.layout().kv_head_count;
+    run.head_stride_bytes = of.pages.head_stride_bytes;
+    codec.vectors().decode(run);
+    copy_exact_tokens(of, index, [](const DenseCopy& copy) { copy.to_strided(); });
   });
 }
 

@@ -44,6 +44,9 @@ void decode_run(const DecodeRun& run) {
 
 }  // namespace
 
-VectorCodec reference_vector_codec() { return {encode_run, decode_run, reference_score_run}; }
+VectorCodec reference_vector_codec() {
+  return {encode_run, [](const DecodeRun& run) { for_each_head(run, decode_run); },
+          reference_score_run};
+}
 
 }  // namespace hadal

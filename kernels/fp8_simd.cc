@@ -160,11 +160,11 @@ HWY_EXPORT(DecodeE5M2);
 
 VectorCodec simd_e4m3_codec() {
   return {[](const EncodeRun& run) { return HWY_DYNAMIC_DISPATCH(EncodeE4M3)(run); },
-          [](const DecodeRun& run) { return HWY_DYNAMIC_DISPATCH(DecodeE4M3)(run); }};
+          [](const DecodeRun& run) { for_each_head(run, HWY_DYNAMIC_DISPATCH(DecodeE4M3)); }};
 }
 VectorCodec simd_e5m2_codec() {
   return {[](const EncodeRun& run) { return HWY_DYNAMIC_DISPATCH(EncodeE5M2)(run); },
-          [](const DecodeRun& run) { return HWY_DYNAMIC_DISPATCH(DecodeE5M2)(run); }};
+          [](const DecodeRun& run) { for_each_head(run, HWY_DYNAMIC_DISPATCH(DecodeE5M2)); }};
 }
 
 }  // namespace hadal

@@ -72,7 +72,7 @@ void decode_run(const DecodeRun& run) {
 
 VectorCodec reference_polar_codec() {
   polar_tables();  // made now, not in a request
-  return {encode_run, decode_run};
+  return {encode_run, [](const DecodeRun& run) { for_each_head(run, decode_run); }};
 }
 
 }  // namespace hadal

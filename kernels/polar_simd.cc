@@ -265,10 +265,7 @@ HWY_EXPORT(DecodePolar);
 VectorCodec simd_polar_codec() {
   polar_tables();  // made now, not in a request
   return {[](const EncodeRun& run) { return HWY_DYNAMIC_DISPATCH(EncodePolar)(run); },
-          [](const DecodeRun& run) {
-            HWY_DYNAMIC_DISPATCH(DecodePolar)
-            (run);
-          }};
+          [](const DecodeRun& run) { for_each_head(run, HWY_DYNAMIC_DISPATCH(DecodePolar)); }};
 }
 
 }  // namespace hadal

@@ -135,8 +135,12 @@ void decode_qjl_run(const DecodeRun& run) {
 }  // namespace
 
 VectorCodec reference_prod_codec() {
-  return {encode_prod_run, decode_prod_run, reference_score_run};
+  return {encode_prod_run, [](const DecodeRun& run) { for_each_head(run, decode_prod_run); },
+          reference_score_run};
 }
-VectorCodec reference_qjl_codec() { return {encode_qjl_run, decode_qjl_run, reference_score_run}; }
+VectorCodec reference_qjl_codec() {
+  return {encode_qjl_run, [](const DecodeRun& run) { for_each_head(run, decode_qjl_run); },
+          reference_score_run};
+}
 
 }  // namespace hadal

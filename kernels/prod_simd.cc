@@ -287,7 +287,9 @@ HWY_EXPORT(DecodeProjected);
 namespace {
 
 bool encode_projected(const EncodeRun& run) { return HWY_DYNAMIC_DISPATCH(EncodeProjected)(run); }
-void decode_projected(const DecodeRun& run) { HWY_DYNAMIC_DISPATCH(DecodeProjected)(run); }
+void decode_projected(const DecodeRun& run) {
+  for_each_head(run, HWY_DYNAMIC_DISPATCH(DecodeProjected));
+}
 void decode_prod(const DecodeRun& run) {
   if (run.residual_norms == nullptr) return simd_vector_codec().decode(run);
   decode_projected(run);

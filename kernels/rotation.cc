@@ -61,9 +61,11 @@ absl::StatusOr<Rotation> Rotation::create(int head_dim, uint64_t seed) {
       rotation.interleaved_signs[i / 8 * 8 + i % 4 * 2 + i % 8 / 4] = rotation.signs[i];
     }
     const bool upper = i % 16 >= 8, butterfly = rotation.inner > 8;
-    int16_t* weights = &rotation.last_weights[i / 8 * 16 + i % 2 * 8 + i % 8 / 2 * 2];
-    weights[upper ? 1 : 0] = upper && butterfly ? -rotation.signs[i] : rotation.signs[i];
-    weights[upper ? 0 : 1] = butterfly ? rotation.signs[i] : int16_t{0};
+    for (int copy = 0; copy < Rotation::kWeightCopies; ++copy) {
+      int16_t* weights = &rotation.last_weights[i / 8 * 64 + i % 2 * 32 + copy * 8 + i % 8 / 2 * 2];
+      weights[upper ? 1 : 0] = upper && butterfly ? -rotation.signs[i] : rotation.signs[i];
+      weights[upper ? 0 : 1] = butterfly ? rotation.signs[i] : int16_t{0};
+    }
   }
   return rotation;
 }

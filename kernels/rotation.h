@@ -44,9 +44,11 @@ struct Rotation {
 
   // The diagonal and the butterflies of stride 8 of the inverse, as sums of products of two values
   // u and v that lie 8 apart: the lower one is (u + v) signs[i], the upper one (u - v) signs[i +
-  // 8]; u and v times their signs where inner is 4 or 8. Of values 8n to 8n + 7 weights 16n on, two
-  // a value, in the order 0 2 4 6 1 3 5 7.
-  alignas(64) std::array<int16_t, 2 * limits::kHeadDimMax> last_weights = {};
+  // 8]; u and v times their signs where inner is 4 or 8. Two a value; of values 8n to 8n + 7 those
+  // of 0 2 4 6 from 64n on and those of 1 3 5 7 from 64n + 32 on, four times each: for as many
+  // tokens as go side by side.
+  static constexpr int kWeightCopies = 4;
+  alignas(64) std::array<int16_t, 2 * kWeightCopies* limits::kHeadDimMax> last_weights = {};
 
   // InvalidArgument for other head_dims than kHeadDims.
   static absl::StatusOr<Rotation> create(int head_dim, uint64_t seed);

@@ -203,8 +203,11 @@ HWY_INLINE void to_blocks(VF even, VF odd, V16* blocks) {
 }
 
 // Whether rows can be written past the caches, which then need not read what they held before.
-HWY_INLINE bool may_stream(const std::byte* first, size_t stride_bytes) {
-  return (reinterpret_cast<uintptr_t>(first) | stride_bytes) % sizeof(V16) == 0;
+HWY_INLINE bool may_stream(const DecodeRun& run) {
+  const size_t head_stride_bytes = run.head_count > 1 ? run.head_stride_bytes : 0;
+  return (reinterpret_cast<uintptr_t>(run.values) | run.token_stride_bytes | head_stride_bytes) %
+             sizeof(V16) ==
+         0;
 }
 
 // `offset_bytes` of a row on. The rows' user must call hwy::FlushStream() where `stream`.

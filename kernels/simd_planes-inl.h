@@ -42,6 +42,11 @@ struct GroupShape {
   template <class Run>
   static HWY_INLINE Rows rows(const Run& run, std::byte* first, uint32_t token, int set) {
     Rows rows;
+    if (HWY_LIKELY(token + kGroupTokens <= run.token_count)) {
+      std::byte* const begin = first + (token + set) * run.token_stride_bytes;
+      for (int t = 0; t < kTokens; ++t) rows.at[t] = begin + t * kSets * run.token_stride_bytes;
+      return rows;
+    }
     for (uint32_t t = 0; t < kTokens; ++t) {
       const uint32_t row = std::min(token + t * kSets + set, run.token_count - 1);
       rows.at[t] = first + row * run.token_stride_bytes;

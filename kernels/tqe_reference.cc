@@ -49,6 +49,8 @@ void decode_run(const DecodeRun& run) {
 
 }  // namespace
 
-VectorCodec reference_tqe_codec() { return {encode_run, decode_run}; }
+VectorCodec reference_tqe_codec() {
+  return {encode_run, [](const DecodeRun& run) { for_each_head(run, decode_run); }};
+}
 
 }  // namespace hadal

@@ -502,7 +502,7 @@ HWY_EXPORT(DecodeTqe);
 
 VectorCodec simd_tqe_codec() {
   return {[](const EncodeRun& run) { return HWY_DYNAMIC_DISPATCH(EncodeTqe)(run); },
-          [](const DecodeRun& run) { return HWY_DYNAMIC_DISPATCH(DecodeTqe)(run); }};
+          [](const DecodeRun& run) { for_each_head(run, HWY_DYNAMIC_DISPATCH(DecodeTqe)); }};
 }
 
 }  // namespace hadal

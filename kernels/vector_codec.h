@@ -1,11 +1,12 @@
 #pragma once
 
-// What a backend computes: the vectors of one (layer, head) of one side, called a run. Private to
-// kernels/.
+// What a backend computes: the vectors of one (layer, head) of one side, called a run, and of the
+// heads of a layer one after the other. Private to kernels/.
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "common/block_plan.h"
 #include "common/codec_spec.h"
@@ -45,6 +46,9 @@ struct DecodeRun {
   std::byte* values = nullptr;
   const std::byte* ahead = nullptr;  // the same of the layer that will be written next
   size_t token_stride_bytes = 0;
+  // Runs to decode: this one and those of the heads that follow (to_next_head()).
+  uint32_t head_count = 1;
+  size_t head_stride_bytes = 0;  // of values
   DType dtype = DType::f16;
   uint32_t token_count = 0;
   uint32_t exact_token_count = 0;  // first tokens are left alone
@@ -60,6 +64,31 @@ struct DecodeRun {
   std::array<const std::byte*, limits::kBitsMax> planes = {};
 };
 
+// Makes an EncodeRun or a DecodeRun that of the head which follows in its layer, whose values are
+// `head_stride_bytes` on.
+template <typename Run>
+void to_next_head(size_t head_stride_bytes, Run& run) {
+  const size_t tokens = run.token_count;
+  run.values += head_stride_bytes;
+  if (run.ahead != nullptr) {
+    run.ahead += tokens * static_cast<size_t>(run.head_dim) * dtype_bytes(run.dtype);
+  }
+  run.norms += tokens * run.vector.scalar_count;
+  if (run.residual_norms != nullptr) run.residual_norms += tokens;
+  if (run.offsets != nullptr) run.offsets += run.head_dim;
+  for (int p = 0; p < run.plane_count; ++p) run.planes[p] += tokens * run.vector.word_bytes;
+}
+
+// For backends that decode heads one by one.
+template <typename Decode>
+void for_each_head(DecodeRun run, Decode decode) {
+  const uint32_t head_count = std::exchange(run.head_count, 1);
+  for (uint32_t head = 0; head < head_count; ++head) {
+    if (head != 0) to_next_head(run.head_stride_bytes, run);
+    decode(run);
+  }
+}
+
 // Inner products of a query with a run's vectors, those of exact tokens left out, before offsets.
 struct ScoreRun {
   DecodeRun vectors;                 // which are not decoded: without values
@@ -71,7 +100,7 @@ struct ScoreRun {
 // False where a value, or the length of a vector, is NaN or infinite; then what was written is
 // rubbish.
 using EncodeRunFunction = bool (*)(const EncodeRun&);
-using DecodeRunFunction = void (*)(const DecodeRun&);
+using DecodeRunFunction = void (*)(const DecodeRun&);  // of all its heads
 using ScoreRunFunction = void (*)(const ScoreRun&);
 
 struct VectorCodec {
