@@ -51,7 +51,7 @@ KvLayout layout_of(Input& input) {
   KvLayout layout;
   layout.dtype = static_cast<DType>(input.byte() % 3);
   layout.layer_count = static_cast<uint16_t>(1 + input.byte() % 2);
-  layout.kv_head_count = static_cast<uint16_t>(input.byte() % 4 == 0 ? 2 : 1);
+  layout.kv_head_count = static_cast<uint16_t>(std::max(1, input.byte() % 6 - 2));
   layout.key_head_dim = kHeadDims[input.byte() % std::size(kHeadDims)];
   layout.value_head_dim = input.byte() % 2 == 0 ? uint16_t{64} : layout.key_head_dim;
   layout.block_tokens = kTokenCounts[std::size(kTokenCounts) - 1];
