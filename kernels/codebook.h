@@ -35,8 +35,10 @@ struct Codebook {
 const Codebook& codebook(int bits);
 
 // Up to so many bits are encoded, and up to so many planes decoded, in integers of 16 bits. What
-// they lose is below 1 %, but for the encoding of 6 to 8 bits (docs/codec.md, "Integers").
-constexpr int narrow_bits_max(int head_dim) { return head_dim <= 256 ? limits::kBitsMax : 4; }
+// they lose is below 2 % (docs/codec.md, "Integers").
+constexpr int narrow_bits_max(int head_dim) {
+  return head_dim <= 80 ? limits::kBitsMax : head_dim <= 128 ? 7 : head_dim <= 256 ? 6 : 4;
+}
 constexpr int narrow_planes_max(int head_dim) { return head_dim <= 256 ? 5 : 4; }
 
 // What a rotated coordinate's deviation is in units of an encoder's integers: the largest for which

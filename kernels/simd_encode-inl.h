@@ -414,7 +414,8 @@ class Encoder {
   template <int kBits>
   HWY_NOINLINE void write_octets(V16* HWY_RESTRICT x, uint32_t token) const {
     const U8 d8;
-    if constexpr (kBits <= kNarrowBitsMax) VectorRotation::to_octets(x);
+    constexpr bool kWide = kBits > kNarrowBitsMax;
+    if constexpr (!kWide) VectorRotation::to_octets(x);
     to_indices<kBits>(x);
     // Past the last token there is no room.
     const bool whole = token + kGroupTokens <= run_.token_count;
@@ -426,7 +427,7 @@ class Encoder {
     for (int section = 0; section < Shape::kSections; ++section) {
       V8 low[8], high[8], planes[8];
       for (int k = 0; k < 8; ++k) {
-        const V16* first = x + 16 * section + VectorRotation::made_register(k);
+        const V16* first = x + 16 * section + VectorRotation::made_register(k, kWide);
         V16 joined = first[0];
         if (Shape::has_two_chunks(section)) joined = hn::Or(joined, hn::ShiftLeft<8>(first[8]));
         const V8 index = hn::BitCast(d8, joined);

@@ -160,9 +160,10 @@ struct GroupRotation {
   static_assert(kInner >= 8 || kInner == 4, "a block has a run, or two");
   static_assert(kInner > 8 || kSets % 2 == 0, "two vectors share registers");
 
-  // Where to_octets() has value 64n + 8j + k.
-  static constexpr int made_register(int k) {
-    return kInner == 4 ? k % 2 * 2 + k / 2 % 2 * 4 + k / 4 : k % 2 * 4 + k / 4 * 2 + k / 2 % 2;
+  // Where to_octets(), or to_octets_wide(), has value 64n + 8j + k.
+  static constexpr int made_register(int k, bool wide) {
+    return kInner == 4 && !wide ? k % 2 * 2 + k / 2 % 2 * 4 + k / 4
+                                : k % 2 * 4 + k / 4 * 2 + k / 2 % 2;
   }
   // Where from_octets() wants it.
   static constexpr int wanted_register(int k) {
@@ -195,19 +196,26 @@ struct GroupRotation {
   // The same in 32 bits, of which the lowest kWideShift are cut. Before, registers of even octets
   // and of odd ones have values 0 1 2 3 and 4 5 6 7.
   static HWY_INLINE void to_octets_wide(V32 (*halves)[kRegisters], V16* HWY_RESTRICT x) {
-    static_assert(kInner > 8, "for long vectors");
-    for (int i = 0; i < kRegisters; ++i) butterfly(halves[0][i], halves[1][i]);
+    if constexpr (kInner > 8) {
+      for (int i = 0; i < kRegisters; ++i) butterfly(halves[0][i], halves[1][i]);
+    } else {
+      for (int set = 0; set < kSets; ++set) {
+        rotate_core<kCore, kInner, kInner / 4, false>(halves[0] + kCount * set, kRegisters);
+      }
+    }
     for (int half = 0; half < 2; ++half) {
       V32* const of_half = halves[half];
       for (int i = 0; i < kRegisters; i += 2) {
         interleave<int32_t>(of_half[i], of_half[i + 1]);
         butterfly(of_half[i], of_half[i + 1]);
       }
-      butterflies_across<2, kInner / 8, kRegisters>(of_half);
-      for (int set = 0; set < kSets; ++set) {
-        rotate_core<kCore, kLongRow, kInner / 8, false>(of_half + kCount * set, kInner / 8);
+      if constexpr (kInner > 8) {
+        butterflies_across<2, kInner / 8, kRegisters>(of_half);
+        for (int set = 0; set < kSets; ++set) {
+          rotate_core<kCore, kLongRow, kInner / 8, false>(of_half + kCount * set, kInner / 8);
+        }
       }
-      octets<kRegisters, true, true>(of_half);
+      octets<kRegisters, true, (kInner > 4)>(of_half);
     }
     for (int i = 0; i < kRegisters; ++i) {
       const V32 even = hn::ShiftRight<kWideShift>(halves[0][i]);

@@ -222,20 +222,25 @@ HADAL_HOST_DEVICE void write_norms(Executor& executor, const Run& run,
   });
 }
 
-// Vectors become integers, of the length that the family's tables say, and are rotated. `kNarrow`:
-// no sum takes more than 16 bits.
-template <int kHeadDim, bool kNarrow, typename Executor>
+// Vectors become integers, of the length that the family's tables say, and are rotated. Where they
+// are `kMaybeWide`, and have places that are cut later, sums take more than 16 bits.
+template <int kHeadDim, bool kMaybeWide, typename Executor>
 HADAL_HOST_DEVICE void rotate_vectors(Executor& executor, RotationScratch<kHeadDim>& scratch,
                                       const Run& run, EncodeVectors<kHeadDim, Executor>& vectors) {
   const RotationBits& rotation = run.launch->rotations[run.side];
-  const float length = run.launch->scales[run.place->tables].input_length;
+  const VectorScales& scales = run.launch->scales[run.place->tables];
+  const float length = scales.input_length;
   executor.each([&](int thread) {
     const float norm = vectors.measured[thread].norm;
     const float scale = norm > 0 ? length / norm : 0.0f;
     const int first = ThreadPlace<kHeadDim>(thread).part * VectorShare<kHeadDim>::kValues;
     quantise(vectors.x[thread], scale, signs_of(rotation, first), vectors.y[thread]);
   });
-  rotate<kHeadDim, kNarrow>(executor, scratch, rotation, vectors.y);
+  if (kMaybeWide && scales.input_shift != 0) {
+    rotate<kHeadDim, !kMaybeWide>(executor, scratch, rotation, vectors.y);
+  } else {
+    rotate<kHeadDim, true>(executor, scratch, rotation, vectors.y);
+  }
 }
 
 template <typename Family, typename Executor>

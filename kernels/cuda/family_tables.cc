@@ -44,6 +44,7 @@ void add_tables(const CodecSpec& spec, int head_dim, int planes, FamilyTables& t
   if (const int bits = codebook_bits(spec.family, planes); bits != 0) {
     const CodeTables& codes = tables.codes.emplace_back(CodeTables::make(bits, head_dim));
     scales.input_length = static_cast<float>(codes.input_scale << codes.input_shift);
+    scales.input_shift = codes.input_shift;
   }
   tables.scales.push_back(scales);
 }

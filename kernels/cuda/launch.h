@@ -30,6 +30,7 @@ struct RotationBits {
 // What a family's integers stand for, which the host computes. Of a side with so many planes.
 struct VectorScales {
   float input_length = 0;     // of a vector's integers before they are rotated
+  int32_t input_shift = 0;    // places of them that are cut afterwards
   float residual_length = 0;  // of TurboQuant-prod: residual_length()
   ProductUnits units;         // of TurboQuant-prod and QJL
   PolarScale polar;           // of PolarQuant

@@ -102,12 +102,12 @@ struct MseFamily {
     EncodeVectors<kHeadDim, Executor> vectors;
     measure_vectors(executor, shared.offsets, run, vectors);
     write_norms(executor, run, vectors);
-    constexpr bool kNarrow = narrow_bits_max(kHeadDim) == limits::kBitsMax;
-    rotate_vectors<kHeadDim, kNarrow>(executor, shared.rotation, run, vectors);
+    constexpr bool kMaybeWide = narrow_bits_max(kHeadDim) < limits::kBitsMax;
+    rotate_vectors<kHeadDim, kMaybeWide>(executor, shared.rotation, run, vectors);
     executor.each([&](int thread) {
       const TokenShare<kHeadDim> share(run, thread);
       auto& y = vectors.y[thread];
-      if constexpr (!kNarrow) drop_places(run.launch->tables[run.place->tables].input_shift, y);
+      if constexpr (kMaybeWide) drop_places(run.launch->tables[run.place->tables].input_shift, y);
       Values<uint32_t, Share::kValues> indices = {};
       for (int plane = 0; plane < run.place->planes; ++plane) {
         store_word(run, share, plane,

@@ -42,7 +42,7 @@ struct PolarFamily {
                                                const Run& run) {
     EncodeVectors<kHeadDim, Executor> vectors;
     measure_vectors(executor, shared.offsets, run, vectors);
-    rotate_vectors<kHeadDim, true>(executor, shared.rotation, run, vectors);
+    rotate_vectors<kHeadDim, false>(executor, shared.rotation, run, vectors);
     executor.warp_barrier();  // the codes of the vectors before have been packed
     executor.each([&](int thread) {
       const TokenShare<kHeadDim> share(run, thread);

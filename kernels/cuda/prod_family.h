@@ -64,7 +64,7 @@ struct ProdFamilyOf {
     EncodeVectors<kHeadDim, Executor> vectors;
     measure_vectors(executor, shared.offsets, run, vectors);
     write_norms(executor, run, vectors);
-    rotate_vectors<kHeadDim, kNarrowInput>(executor, shared.rotation, run, vectors);
+    rotate_vectors<kHeadDim, kMaybeWide>(executor, shared.rotation, run, vectors);
     if (has_codebook(run)) write_indices(executor, shared.family, run, vectors);
     if constexpr (kGaussian) {
       multiply_gaussian(executor, shared.family.residuals, run, vectors.y);
@@ -91,8 +91,8 @@ struct ProdFamilyOf {
   }
 
  private:
-  // No sum of the first rotation takes more than 16 bits. Sums of the second one take 31.
-  static constexpr bool kNarrowInput = narrow_bits_max(kHeadDim) == limits::kBitsMax;
+  // Of the first rotation. Sums of the second one take 31 bits.
+  static constexpr bool kMaybeWide = narrow_bits_max(kHeadDim) < limits::kBitsMax;
 
   static HADAL_HOST_DEVICE bool has_codebook(const Run& run) { return run.place->planes > 1; }
   // Whether the block still has the last plane.
@@ -116,7 +116,7 @@ struct ProdFamilyOf {
       const TokenShare<kHeadDim> share(run, thread);
       auto& y = vectors.y[thread];
       auto coordinates = y;
-      if constexpr (!kNarrowInput) drop_places(tables.input_shift, coordinates);
+      if constexpr (kMaybeWide) drop_places(tables.input_shift, coordinates);
       Values<uint32_t, kValues> indices = {};
       for (int plane = 0; plane < run.place->planes - 1; ++plane) {
         const int16_t* thresholds = shared.thresholds.values + (1 << plane);

@@ -42,7 +42,7 @@ struct TqeFamily {
     typename Executor::template Private<WordSum> magnitudes;
     measure_vectors(executor, shared.offsets, run, vectors);
     write_norms(executor, run, vectors);
-    rotate_vectors<kHeadDim, true>(executor, shared.rotation, run, vectors);
+    rotate_vectors<kHeadDim, false>(executor, shared.rotation, run, vectors);
     executor.warp_barrier();  // the slots of the vectors before have been written
     executor.each([&](int thread) {
       const ThreadPlace<kHeadDim> place(thread);

@@ -78,8 +78,11 @@ TEST(Codec, EveryInstructionSetMakesTheSameBytesAndValues) {
     hwy::GetChosenTarget().Update(hwy::SupportedTargets());
     for (int head_dim : kHeadDims) {
       for (DType dtype : kDTypes) {
-        for (const char* name : {"k5v4", "k1v3", "k2v7", "k7v2"}) {
-          KvExample source(example_layout(dtype, head_dim, 128, 23));  // no multiple of any width
+        for (const auto& [name, tokens] : std::initializer_list<std::pair<const char*, uint32_t>>{
+                 {"k5v4", 23}, {"k1v3", 23}, {"k2v7", 23}, {"k8v6", 23}, {"k7v2", 1}}) {
+          KvLayout layout = example_layout(dtype, head_dim, 128, tokens);  // no width's multiple
+          layout.kv_head_count = 3;
+          KvExample source(layout);
           source.fill_normal(head_dim);
           const CodecSpec spec = *parse_codec(name);
           const auto reference = make(source.layout, spec, CodecBackend::reference);
