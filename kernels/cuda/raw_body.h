@@ -33,12 +33,15 @@ HADAL_HOST_DEVICE void copy_run(Executor& executor, const Run& run, bool to_bloc
       }
     });
   };
+  const int bytes = value_bytes(run.launch->dtype);
   if (in_chunks) {
     copy(Chunk());
-  } else if (run.launch->dtype == DType::f32) {
+  } else if (bytes == 4) {
     copy(uint32_t());
-  } else {
+  } else if (bytes == 2) {
     copy(uint16_t());
+  } else {
+    copy(uint8_t());
   }
 }
 

@@ -66,6 +66,8 @@ struct KvExample {
     } else if (dtype == DType::bf16) {
       const uint16_t bits = static_cast<uint16_t>((std::bit_cast<uint32_t>(value) + 0x8000u) >> 16);
       std::memcpy(at, &bits, 2);
+    } else if (dtype_bytes(dtype) == 1) {  // any byte
+      *at = static_cast<std::byte>(std::lrint(64 * value));
     } else {
       const Half half = static_cast<Half>(value);
       std::memcpy(at, &half, 2);
