@@ -18,21 +18,6 @@ absl::Status check_range(absl::string_view field, uint64_t value, uint64_t low, 
 
 }  // namespace
 
-size_t dtype_bytes(DType dtype) {
-  switch (dtype) {
-    case DType::f16:
-    case DType::bf16:
-      return 2;
-    case DType::f32:
-      return 4;
-    case DType::opaque:
-    case DType::f8_e4m3:
-    case DType::f8_e5m2:
-      return 1;
-  }
-  return 0;
-}
-
 absl::string_view dtype_name(DType dtype) {
   switch (dtype) {
     case DType::f16:

@@ -11,7 +11,21 @@ namespace hadal {
 // Type of one KV value in the engine's memory. Numbers are part of the block format.
 enum class DType : uint8_t { f16 = 0, bf16 = 1, f32 = 2, opaque = 3, f8_e4m3 = 4, f8_e5m2 = 5 };
 
-size_t dtype_bytes(DType dtype);  // opaque: 1, and f8 too
+// Of one value; of opaque 1. For GPUs too, so it is the only one.
+constexpr size_t dtype_bytes(DType dtype) {
+  switch (dtype) {
+    case DType::f16:
+    case DType::bf16:
+      return 2;
+    case DType::f32:
+      return 4;
+    case DType::opaque:
+    case DType::f8_e4m3:
+    case DType::f8_e5m2:
+      return 1;
+  }
+  return 0;
+}
 absl::string_view dtype_name(DType dtype);
 
 // What one engine's KV block means, apart from where it lies in memory (that is KvPages, in

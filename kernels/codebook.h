@@ -39,6 +39,8 @@ const Codebook& codebook(int bits);
 constexpr int narrow_bits_max(int head_dim) {
   return head_dim <= 80 ? limits::kBitsMax : head_dim <= 128 ? 7 : head_dim <= 256 ? 6 : 4;
 }
+// Whether some number of bits is encoded in more.
+constexpr bool is_ever_wide(int head_dim) { return narrow_bits_max(head_dim) < limits::kBitsMax; }
 constexpr int narrow_planes_max(int head_dim) { return head_dim <= 256 ? 5 : 4; }
 
 // What a rotated coordinate's deviation is in units of an encoder's integers: the largest for which

@@ -87,22 +87,15 @@ struct DenseCopy {
   }
 };
 
-// Names a run's share of the next layer. Where heads lie side by side in a token's row, going row
-// by row suits the memory better than going to what the next head needs.
-template <typename Run>
-void look_ahead(const BlockSide& of, const RunIndex& index, Run& run) {
-  if (index.layer + 1 == of.encoded.plan.layout().layer_count) return;
-  const size_t bytes = size_t{run.token_count} * run.head_dim * dtype_bytes(run.dtype);
-  run.ahead = of.pages.layers[index.layer + 1] + size_t(index.head) * bytes;
-}
-
-// An EncodeRun or a DecodeRun of `planes` planes.
+// An EncodeRun or a DecodeRun of `planes` planes, of a layer's first head.
 template <typename Run>
 Run make_run(const PlanCodec& codec, const BlockSide& of, const RunIndex& index, int planes) {
   Run run = encoded_run<Run>(codec, of.encoded, index, planes);
   run.values = of.first_value(index);
   run.token_stride_bytes = of.pages.token_stride_bytes;
-  look_ahead(of, index, run);
+  run.head_stride_bytes = of.pages.head_stride_bytes;
+  const int next = index.layer + 1;
+  if (next < of.encoded.plan.layout().layer_count) run.ahead = of.pages.layers[next];
   return run;
 }
 
@@ -123,7 +116,7 @@ bool encode_side(const PlanCodec& codec, const BlockSide& of) {
     const int planes = of.encoded.plan.plane_count(of.encoded.side, index.group);
     EncodeRun run = make_run<EncodeRun>(codec, of, index, planes);
     for (int head = 0; head < of.encoded.plan.layout().kv_head_count; ++head) {
-      if (head != 0) to_next_head(of.pages.head_stride_bytes, run);
+      if (head != 0) to_next_head(run);
       finite = codec.vectors().encode(run) && finite;
     }
     copy_exact_tokens(of, index, [](const DenseCopy& copy) { copy.to_dense(); });
@@ -137,7 +130,6 @@ void decode_side(const PlanCodec& codec, const BlockSide& of, int planes_left) {
         std::min(of.encoded.plan.plane_count(of.encoded.side, index.group), planes_left);
     DecodeRun run = make_run<DecodeRun>(codec, of, index, planes);
     run.head_count = of.encoded.plan.layout().kv_head_count;
-    run.head_stride_bytes = of.pages.head_stride_bytes;
     codec.vectors().decode(run);
     copy_exact_tokens(of, index, [](const DenseCopy& copy) { copy.to_strided(); });
   });

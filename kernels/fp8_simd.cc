@@ -82,7 +82,7 @@ template <DType kType>
 HWY_INLINE uint32_t largest_magnitude(const std::byte* at, int head_dim) {
   V32U largest = hn::Zero(U32());
   for (int i = 0; i < head_dim; i += kLanes) {
-    largest = hn::Max(largest, magnitude_bits(load_lanes<kType>(at + i * bytes_of(kType))));
+    largest = hn::Max(largest, magnitude_bits(load_lanes<kType>(at + i * dtype_bytes(kType))));
   }
   return hn::GetLane(hn::MaxOfLanes(U32(), largest));
 }
@@ -93,7 +93,7 @@ bool encode_typed(const EncodeRun& run) {
   for (uint32_t token = 0; token < run.token_count; ++token) {
     const std::byte* at = run.values + token * run.token_stride_bytes;
     std::byte* codes = run.planes[0] + size_t{token} * run.head_dim;
-    const size_t row_bytes = run.head_dim * bytes_of(kType);
+    const size_t row_bytes = run.head_dim * dtype_bytes(kType);
     if (run.ahead != nullptr) prefetch(run.ahead + token * row_bytes, row_bytes);
     const uint32_t largest = largest_magnitude<kType>(at, run.head_dim);
     largest_of_all = std::max(largest_of_all, largest);
@@ -106,7 +106,7 @@ bool encode_typed(const EncodeRun& run) {
     const float scale = std::bit_cast<float>(uint32_t{run.norms[token]} << 16);
     const VF inverse = hn::Set(F32(), scale > 0 ? 1.0f / scale : 0.0f);
     for (int i = 0; i < run.head_dim; i += kLanes) {
-      const VF value = load_lanes<kType>(at + i * bytes_of(kType));
+      const VF value = load_lanes<kType>(at + i * dtype_bytes(kType));
       hn::StoreU(codes_of<kFormat>(hn::Mul(value, inverse)), D8(),
                  reinterpret_cast<uint8_t*>(codes + i));
     }
@@ -121,7 +121,8 @@ void decode_typed(const DecodeRun& run) {
     std::byte* at = run.values + token * run.token_stride_bytes;
     const VF scale = hn::Set(F32(), fp8_read_scale(kFormat, run.norms[token]));
     for (int i = 0; i < run.head_dim; i += kLanes) {
-      store_lanes<kType>(hn::Mul(values_of<kFormat>(codes + i), scale), at + i * bytes_of(kType));
+      store_lanes<kType>(hn::Mul(values_of<kFormat>(codes + i), scale),
+                         at + i * dtype_bytes(kType));
     }
   }
 }

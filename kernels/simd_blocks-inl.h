@@ -69,8 +69,6 @@ HWY_INLINE void scatter(D d, hn::VFromD<D> v, std::byte* const* rows, size_t off
   }
 }
 
-constexpr size_t bytes_of(DType type) { return type == DType::f32 ? 4 : 2; }
-
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(F32()));  // divides 16, and so any head_dim
 using D16 = hn::Rebind<uint16_t, F32>;
 
@@ -145,7 +143,7 @@ HWY_INLINE void write_mean_key(const EncodeRun& run, int head_dim, float* HWY_RE
   for (uint32_t token = run.exact_token_count; token < run.token_count; ++token) {
     const std::byte* const row = run.values + token * run.token_stride_bytes;
     for (int i = 0; i < head_dim / kLanes; ++i) {
-      sums[i] = hn::Add(sums[i], load_lanes<kType>(row + i * kLanes * bytes_of(kType)));
+      sums[i] = hn::Add(sums[i], load_lanes<kType>(row + i * kLanes * dtype_bytes(kType)));
     }
   }
   const uint32_t count = run.token_count - run.exact_token_count;

@@ -72,7 +72,7 @@ HWY_INLINE void store_fours(VF x, std::byte* const* rows, size_t offset_bytes) {
 template <DType kType>
 HWY_INLINE void load_columns(const ColumnRows& rows, int head_dim, VF* HWY_RESTRICT x) {
   for (int i = 0; i < head_dim; i += 4) {
-    for (int k = 0; k < 4; ++k) x[i + k] = load_fours<kType>(rows.at[k], i * bytes_of(kType));
+    for (int k = 0; k < 4; ++k) x[i + k] = load_fours<kType>(rows.at[k], i * dtype_bytes(kType));
     transpose_fours(x + i);
   }
 }
@@ -86,11 +86,12 @@ class RowBuffer {
     const ColumnRows staged(bytes_, kStrideBytes, 0, kLanes);
     for (int i = 0; i < head_dim; i += 4) {
       transpose_fours(x + i);
-      for (int k = 0; k < 4; ++k) store_fours<kType>(x[i + k], staged.at[k], i * bytes_of(kType));
+      for (int k = 0; k < 4; ++k)
+        store_fours<kType>(x[i + k], staged.at[k], i * dtype_bytes(kType));
     }
     for (int lane = 0; lane < kLanes; ++lane) {
       std::memcpy(rows.at[lane % 4][lane / 4], bytes_ + lane * kStrideBytes,
-                  head_dim * bytes_of(kType));
+                  head_dim * dtype_bytes(kType));
     }
   }
 

@@ -94,7 +94,7 @@ HWY_INLINE V16 upper_words(V low, V high) {
 }
 
 template <DType kType>
-constexpr int kColumnWords = static_cast<int>(bytes_of(kType)) / 2;  // registers of a value
+constexpr int kColumnWords = static_cast<int>(dtype_bytes(kType)) / 2;  // registers of a value
 
 // All values of the vectors: of f32 pairs, else their bits.
 template <DType kType>

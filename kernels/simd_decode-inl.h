@@ -32,12 +32,12 @@ class Decoder {
     const uint32_t begin = run_.exact_token_count, end = run_.token_count;
     if (begin >= end || run_.head_count == 0) return;
     prepare(run_.norms, begin, 0);
-    Group before = {}, group = {};
+    Group before;
     for (uint32_t head = 0; head < run_.head_count; ++head) {
-      if (head != 0) to_next_head(run_.head_stride_bytes, run_);
+      if (head != 0) to_next_head(run_);
       enter_head(heads_[head % 2]);
       for (uint32_t token = begin; token < end; token += kGroupTokens) {
-        group = {&heads_[head % 2], token, 1 - before.slot};
+        const Group group = {&heads_[head % 2], token, 1 - before.slot};
         if (token + kGroupTokens < end) {
           prepare(run_.norms, token + kGroupTokens, before.slot);
         } else if (head + 1 < run_.head_count) {
@@ -248,8 +248,8 @@ class Decoder {
 
   // The norms that a group reads. Long before, since what was just stored in pieces cannot be
   // loaded whole at once.
-  HWY_INLINE void prepare(const uint16_t* norms, uint32_t token, int group) {
-    auto* const blocks = norms_[group];
+  HWY_INLINE void prepare(const uint16_t* norms, uint32_t token, int slot) {
+    auto* const blocks = norms_[slot];
     if (HWY_LIKELY(token + kGroupTokens <= run_.token_count)) {
       for (int t = 0; t < kTokens; ++t) {
         std::memcpy(blocks[t], norms + token + t * kSets, kSets * sizeof(uint16_t));
@@ -268,62 +268,62 @@ class Decoder {
     return hn::Div(norm, length);
   }
 
-  void rotate(uint32_t token, int group) {
+  void rotate(uint32_t token, int slot) {
     switch (run_.plane_count) {
       case 1:
-        return rotate_group<1>(token, group);
+        return rotate_group<1>(token, slot);
       case 2:
-        return rotate_group<2>(token, group);
+        return rotate_group<2>(token, slot);
       case 3:
-        return rotate_group<3>(token, group);
+        return rotate_group<3>(token, slot);
       case 4:
-        return rotate_group<4>(token, group);
+        return rotate_group<4>(token, slot);
       case 5:
-        return rotate_group<5>(token, group);
+        return rotate_group<5>(token, slot);
       case 6:
-        return rotate_group<6>(token, group);
+        return rotate_group<6>(token, slot);
       case 7:
-        return rotate_group<7>(token, group);
+        return rotate_group<7>(token, slot);
       default:
-        return rotate_group<8>(token, group);
+        return rotate_group<8>(token, slot);
     }
   }
 
   template <int kPlanes>
-  HWY_NOINLINE void rotate_group(uint32_t token, int group) {
+  HWY_NOINLINE void rotate_group(uint32_t token, int slot) {
     Squares squares;
     if constexpr (kIsWide<kPlanes>) {
-      auto* const halves = wide_[group];
+      auto* const halves = wide_[slot];
       for_each_octet<kPlanes>(token, squares, [&](int at, V16 x) HWY_ATTR {
         widen_pairs<(kInner > 8)>(x, halves[0][at], halves[1][at]);
       });
-      remember_scales(group, squares);
+      remember_scales(slot, squares);
       VectorRotation::from_octets_wide(halves);
     } else {
       // What fits into registers stays there.
       constexpr bool kStays = kRegisters <= 16;
       V16 here[kStays ? kRegisters : 1];
-      V16* const x = kStays ? here : rotated_[group];
+      V16* const x = kStays ? here : rotated_[slot];
       for_each_octet<kPlanes>(token, squares, [&](int at, V16 values) HWY_ATTR { x[at] = values; });
-      remember_scales(group, squares);
+      remember_scales(slot, squares);
       VectorRotation::from_octets(x);
       if constexpr (kStays) {
 #pragma GCC unroll 16
-        for (int i = 0; i < kRegisters; ++i) rotated_[group][i] = x[i];
+        for (int i = 0; i < kRegisters; ++i) rotated_[slot][i] = x[i];
       }
     }
   }
 
-  HWY_INLINE void remember_scales(int group, const Squares& squares) {
+  HWY_INLINE void remember_scales(int slot, const Squares& squares) {
     for (int set = 0; set < kSets; ++set) {
       // A token's norm in the upper half of every lane of its block.
       const auto upper_half = hn::Set(U32(), (0x0202u * set + 0x0100u) << 16 | 0x8080u);
-      const auto norms = hn::Load(U16(), norms_[group][0]);
+      const auto norms = hn::Load(U16(), norms_[slot][0]);
       const auto bits = hn::BitCast(U32(), hn::TableLookupBytesOr0(norms, upper_half));
       const auto flag = hn::Set(U32(), uint32_t{kNormOffsetFlag} << 16);
       const VF norm = hn::BitCast(F32(), hn::AndNot(flag, bits));
-      scales_[group][set] = matched_scale(norm, squares.total(set));
-      flagged_[group][set] = hn::And(flag, bits);
+      scales_[slot][set] = matched_scale(norm, squares.total(set));
+      flagged_[slot][set] = hn::And(flag, bits);
     }
   }
 
@@ -352,7 +352,7 @@ class Decoder {
     const Head& head = *group.head;
     const int slot = group.slot;
     if (head.ahead != nullptr) {
-      constexpr size_t kTokenBytes = kHeadDim * bytes_of(kType);
+      constexpr size_t kTokenBytes = kHeadDim * dtype_bytes(kType);
       const std::byte* const ahead = head.ahead + group.token * kTokenBytes;
       stream_ ? prefetch_pages(ahead, kGroupTokens * kTokenBytes)
               : prefetch(ahead, kGroupTokens * kTokenBytes);

@@ -50,8 +50,8 @@ class Encoder {
       }
       for (int group = 0; group < groups; ++group) {
         const uint32_t token = begin + group * kGroupTokens;
-        if (kNarrowBitsMax < limits::kBitsMax && run_.tables->bits > kNarrowBitsMax) {
-          constexpr bool kWide = kNarrowBitsMax < limits::kBitsMax;
+        if (run_.tables->bits > kNarrowBitsMax) {
+          constexpr bool kWide = is_ever_wide(kHeadDim);
           run_.offsets != nullptr ? encode_group<kType, true, kWide>(token, group)
                                   : encode_group<kType, false, kWide>(token, group);
         } else {
@@ -76,7 +76,7 @@ class Encoder {
   using VectorRotation = GroupRotation<kHeadDim, kInner, kSets>;
 
   template <DType kType>
-  static constexpr int kBlocks = kCount* static_cast<int>(bytes_of(kType)) / 2;
+  static constexpr int kBlocks = kCount* static_cast<int>(dtype_bytes(kType)) / 2;
 
   Rows rows(uint32_t token, int set) const { return Shape::rows(run_, first_, token, set); }
 
@@ -222,8 +222,8 @@ class Encoder {
       if (kOffsets) from[set].shifted = hn::MaskFromVec(shifted_[group][set]);
     }
     // A line or two at a time, so that reading ahead never waits for its turn.
-    constexpr size_t kAheadBytes = 8 * bytes_of(kType) * kTokens;
-    const std::byte* ahead = run_.ahead + token * kHeadDim * bytes_of(kType);
+    constexpr size_t kAheadBytes = 8 * dtype_bytes(kType) * kTokens;
+    const std::byte* ahead = run_.ahead + token * kHeadDim * dtype_bytes(kType);
     const auto load = [&](int set, int i, VF& low, VF& high) HWY_ATTR {
       if (run_.ahead != nullptr) prefetch(ahead, kAheadBytes);
       ahead += kAheadBytes;

@@ -25,6 +25,7 @@ struct EncodeRun {
   // hint. Null: none.
   const std::byte* ahead = nullptr;
   size_t token_stride_bytes = 0;
+  size_t head_stride_bytes = 0;  // to the values of the next head
   DType dtype = DType::f16;
   uint32_t token_count = 0;
   uint32_t exact_token_count = 0;  // first tokens: scalars and words stay 0
@@ -46,9 +47,8 @@ struct DecodeRun {
   std::byte* values = nullptr;
   const std::byte* ahead = nullptr;  // the same of the layer that will be written next
   size_t token_stride_bytes = 0;
-  // Runs to decode: this one and those of the heads that follow (to_next_head()).
-  uint32_t head_count = 1;
-  size_t head_stride_bytes = 0;  // of values
+  size_t head_stride_bytes = 0;
+  uint32_t head_count = 1;  // runs to decode: this one and those of the heads that follow
   DType dtype = DType::f16;
   uint32_t token_count = 0;
   uint32_t exact_token_count = 0;  // first tokens are left alone
@@ -64,12 +64,13 @@ struct DecodeRun {
   std::array<const std::byte*, limits::kBitsMax> planes = {};
 };
 
-// Makes an EncodeRun or a DecodeRun that of the head which follows in its layer, whose values are
-// `head_stride_bytes` on.
+// Makes an EncodeRun or a DecodeRun that of the head which follows in its layer. Where heads lie
+// side by side in a token's row, going row by row through the next layer suits the memory better
+// than going to what the next head needs.
 template <typename Run>
-void to_next_head(size_t head_stride_bytes, Run& run) {
+void to_next_head(Run& run) {
   const size_t tokens = run.token_count;
-  run.values += head_stride_bytes;
+  run.values += run.head_stride_bytes;
   if (run.ahead != nullptr) {
     run.ahead += tokens * static_cast<size_t>(run.head_dim) * dtype_bytes(run.dtype);
   }
@@ -84,7 +85,7 @@ template <typename Decode>
 void for_each_head(DecodeRun run, Decode decode) {
   const uint32_t head_count = std::exchange(run.head_count, 1);
   for (uint32_t head = 0; head < head_count; ++head) {
-    if (head != 0) to_next_head(run.head_stride_bytes, run);
+    if (head != 0) to_next_head(run);
     decode(run);
   }
 }

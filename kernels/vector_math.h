@@ -48,11 +48,6 @@ struct RowFormat {
   bool in_chunks = false;  // every share begins at a multiple of 16 bytes
 };
 
-HADAL_HOST_DEVICE int value_bytes(DType dtype) {
-  if (dtype == DType::f8_e4m3 || dtype == DType::f8_e5m2) return 1;
-  return dtype == DType::f32 ? 4 : 2;
-}
-
 // One value, whose dtype is f16, bf16 or f32.
 HADAL_HOST_DEVICE float load_value(const std::byte* at, DType dtype) {
   if (dtype == DType::f32) return std::bit_cast<float>(load_aligned<uint32_t>(at));

@@ -41,7 +41,7 @@ HADAL_HOST_DEVICE void verify_header(Executor& executor, ChecksumShared& shared,
     std::byte* const* pages = launch.pages + uint64_t{block} * launch.layer_count * 2;
     for (int i = thread; i < launch.layer_count * 2; i += kCtaThreads) {
       const auto page = reinterpret_cast<uintptr_t>(pages[i]);
-      has_bad_page |= page == 0 || page % value_bytes(launch.dtype) != 0;
+      has_bad_page |= page == 0 || page % dtype_bytes(launch.dtype) != 0;
     }
     if (has_bad_page) executor.maximum(outcome, code(Outcome::bad_page));
     if (differs) executor.maximum(outcome, code(Outcome::is_another));

@@ -46,7 +46,7 @@ HADAL_HOST_DEVICE void say_non_finite(Executor& executor, const Run& run) {
 template <typename Executor, typename Fits>
 HADAL_HOST_DEVICE void write_exact_tokens(Executor& executor, const Run& run, Fits fits) {
   const DType dtype = run.launch->dtype;
-  const uint32_t bytes = value_bytes(dtype), head_dim = run.launch->head_dims[run.side];
+  const uint32_t bytes = dtype_bytes(dtype), head_dim = run.launch->head_dims[run.side];
   const uint32_t exact_count = run.form->exact_token_count;
   std::byte* exact =
       run.encoded + run.place->exact + uint64_t{run.runs_before} * exact_count * head_dim * bytes;
@@ -63,7 +63,7 @@ HADAL_HOST_DEVICE void write_exact_tokens(Executor& executor, const Run& run, Fi
 }
 template <typename Executor>
 HADAL_HOST_DEVICE void read_exact_tokens(Executor& executor, const Run& run) {
-  const uint32_t bytes = value_bytes(run.launch->dtype);
+  const uint32_t bytes = dtype_bytes(run.launch->dtype);
   const uint32_t head_dim = run.launch->head_dims[run.side];
   const uint32_t exact_count = run.form->exact_token_count;
   const std::byte* exact =
@@ -92,7 +92,7 @@ HADAL_HOST_DEVICE void prepare_encode(Executor& executor, EncodeShared<Family>& 
       HADAL_UNROLL_BY(8)
       for (uint32_t token = exact_count; token < form.token_count; ++token) {
         sum +=
-            load_value(run.values + token * run.token_stride_bytes + i * value_bytes(dtype), dtype);
+            load_value(run.values + token * run.token_stride_bytes + i * dtype_bytes(dtype), dtype);
       }
       const uint16_t mean = bf16_from_bits(std::bit_cast<uint32_t>(sum * scale));
       shared.offsets[i] = bf16_to_float(mean);
@@ -127,7 +127,7 @@ struct TokenShare {
   }
   HADAL_HOST_DEVICE uint64_t value_offset(const Run& run) const {
     return token * run.token_stride_bytes +
-           uint64_t(part * VectorShare<kHeadDim>::kValues) * value_bytes(run.launch->dtype);
+           uint64_t(part * VectorShare<kHeadDim>::kValues) * dtype_bytes(run.launch->dtype);
   }
   // Where the word of this share lies in a plane.
   HADAL_HOST_DEVICE uint64_t word_offset() const {
@@ -236,11 +236,12 @@ HADAL_HOST_DEVICE void rotate_vectors(Executor& executor, RotationScratch<kHeadD
     const int first = ThreadPlace<kHeadDim>(thread).part * VectorShare<kHeadDim>::kValues;
     quantise(vectors.x[thread], scale, signs_of(rotation, first), vectors.y[thread]);
   });
-  if (kMaybeWide && scales.input_shift != 0) {
-    rotate<kHeadDim, !kMaybeWide>(executor, scratch, rotation, vectors.y);
-  } else {
-    rotate<kHeadDim, true>(executor, scratch, rotation, vectors.y);
+  if constexpr (kMaybeWide) {
+    if (scales.input_shift != 0) {
+      return rotate<kHeadDim, false>(executor, scratch, rotation, vectors.y);
+    }
   }
+  rotate<kHeadDim, true>(executor, scratch, rotation, vectors.y);
 }
 
 template <typename Family, typename Executor>

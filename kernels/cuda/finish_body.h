@@ -103,7 +103,7 @@ HADAL_HOST_DEVICE void finish_run(Executor& executor, FinishShared& shared, cons
 template <typename Executor>
 HADAL_HOST_DEVICE bool has_page(Executor& executor, const Run& run) {
   if (run.values != nullptr &&
-      reinterpret_cast<uintptr_t>(run.values) % value_bytes(run.launch->dtype) == 0) {
+      reinterpret_cast<uintptr_t>(run.values) % dtype_bytes(run.launch->dtype) == 0) {
     return true;
   }
   executor.each([&](int thread) {

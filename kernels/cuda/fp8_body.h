@@ -29,7 +29,7 @@ struct Fp8Share {
   }
   HADAL_HOST_DEVICE std::byte* values(const Run& run) const {
     return run.values + token * run.token_stride_bytes +
-           uint64_t{part * kValues} * value_bytes(run.launch->dtype);
+           uint64_t{part * kValues} * dtype_bytes(run.launch->dtype);
   }
   HADAL_HOST_DEVICE std::byte* codes(const Run& run) const {
     return run.encoded + run.place->words[0] + vector(run) * run.launch->head_dims[run.side] +

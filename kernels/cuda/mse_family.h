@@ -102,12 +102,12 @@ struct MseFamily {
     EncodeVectors<kHeadDim, Executor> vectors;
     measure_vectors(executor, shared.offsets, run, vectors);
     write_norms(executor, run, vectors);
-    constexpr bool kMaybeWide = narrow_bits_max(kHeadDim) < limits::kBitsMax;
+    constexpr bool kMaybeWide = is_ever_wide(kHeadDim);
     rotate_vectors<kHeadDim, kMaybeWide>(executor, shared.rotation, run, vectors);
     executor.each([&](int thread) {
       const TokenShare<kHeadDim> share(run, thread);
       auto& y = vectors.y[thread];
-      if constexpr (kMaybeWide) drop_places(run.launch->tables[run.place->tables].input_shift, y);
+      if constexpr (kMaybeWide) drop_places(run.launch->scales[run.place->tables].input_shift, y);
       Values<uint32_t, Share::kValues> indices = {};
       for (int plane = 0; plane < run.place->planes; ++plane) {
         store_word(run, share, plane,

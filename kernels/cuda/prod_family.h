@@ -92,7 +92,7 @@ struct ProdFamilyOf {
 
  private:
   // Of the first rotation. Sums of the second one take 31 bits.
-  static constexpr bool kMaybeWide = narrow_bits_max(kHeadDim) < limits::kBitsMax;
+  static constexpr bool kMaybeWide = is_ever_wide(kHeadDim);
 
   static HADAL_HOST_DEVICE bool has_codebook(const Run& run) { return run.place->planes > 1; }
   // Whether the block still has the last plane.

@@ -9,7 +9,8 @@ namespace hadal::cuda {
 // Between pages and the block, in chunks where both ends and all strides allow it.
 template <typename Executor>
 HADAL_HOST_DEVICE void copy_run(Executor& executor, const Run& run, bool to_block) {
-  const uint32_t vector_bytes = run.launch->head_dims[run.side] * value_bytes(run.launch->dtype);
+  const uint32_t bytes = dtype_bytes(run.launch->dtype);
+  const uint32_t vector_bytes = run.launch->head_dims[run.side] * bytes;
   const uint32_t tokens = run.form->token_count;
   std::byte* dense =
       run.encoded + run.place->words[0] + uint64_t{run.runs_before} * tokens * vector_bytes;
@@ -33,7 +34,6 @@ HADAL_HOST_DEVICE void copy_run(Executor& executor, const Run& run, bool to_bloc
       }
     });
   };
-  const int bytes = value_bytes(run.launch->dtype);
   if (in_chunks) {
     copy(Chunk());
   } else if (bytes == 4) {
